@@ -1,0 +1,129 @@
+"""Reading source files wherever they lie: a local folder, a zip archive or an object-store prefix, all by fsspec.
+
+A file is named by a plain local path or by an fsspec URL (`zip://mdb001.pgm::/data/mias.zip`, `s3://bucket/key`), which travels to workers
+as a string and is opened there.
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import fsspec
+from fsspec.core import url_to_fs
+
+from mammo_etl.records import Reason, Rejection
+
+
+class SourceFileError(Exception):
+    """A file, film or finding that cannot be used; becomes a row of `rejects`."""
+
+    def __init__(self, code: Reason, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Files below a root in sorted order, and the folders that could not be read."""
+
+    files: tuple[str, ...]
+    rejects: tuple[Rejection, ...]
+
+
+def name_of(url: str) -> str:
+    """File name of a path or URL, without folders and archive."""
+    return PurePosixPath(url.split("::", 1)[0].replace("\\", "/")).name
+
+
+def list_files(root: str, source: str) -> Listing:
+    """Every file below a folder, in a zip archive, or below an object-store prefix, sorted by name; hidden ones are left out.
+
+    Raises FileNotFoundError if there is nothing at `root`.
+    """
+    if "://" in root:
+        return _list_remote(root)
+    path = Path(root).absolute()
+    if path.is_file() and path.suffix.lower() == ".zip":
+        return _list_remote(f"zip://::{path}")
+    if not path.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder or zip archive")
+    rejects: list[Rejection] = []
+
+    def unreadable(error: OSError) -> None:
+        rejects.append(
+            Rejection(
+                stage="inventory",
+                code=Reason.UNREADABLE_FOLDER,
+                message=f"The folder could not be listed: {error.strerror}.",
+                source=source,
+                path=str(error.filename),
+            )
+        )
+
+    files = [
+        str(Path(folder) / name)
+        for folder, _, names in os.walk(path, onerror=unreadable, followlinks=True)
+        for name in names
+        if not name.startswith(".")
+    ]
+    return Listing(tuple(sorted(files)), tuple(rejects))
+
+
+def _list_remote(url: str) -> Listing:
+    filesystem, prefix = url_to_fs(url)
+    chain = url.split("::", 1)[1] if "::" in url else None
+    names = sorted(name for name in filesystem.find(prefix) if not PurePosixPath(name).name.startswith("."))
+    if not names:
+        raise FileNotFoundError(f"{url}: nothing there")
+    if chain is not None:
+        return Listing(tuple(f"{url.split('://', 1)[0]}://{name}::{chain}" for name in names), ())
+    return Listing(tuple(filesystem.unstrip_protocol(name) for name in names), ())
+
+
+def read_bytes(url: str, limit: int | None = None) -> bytes:
+    """Content of a file (its first `limit` bytes).
+
+    Raises SourceFileError with `unreadable-file` if it cannot be read.
+    """
+    try:
+        if "://" not in url:
+            with Path(url).open("rb") as file:
+                return file.read(-1 if limit is None else limit)
+        with fsspec.open(url, "rb") as file:
+            content: bytes = file.read(-1 if limit is None else limit)
+            return content
+    except OSError as error:
+        reason = error.strerror or str(error) or type(error).__name__
+        raise SourceFileError(Reason.UNREADABLE_FILE, f"The file could not be read: {reason}.") from error
+
+
+def size_of(url: str) -> int:
+    """Size of a file in bytes; raises SourceFileError if it is not there."""
+    try:
+        if "://" not in url:
+            return Path(url).stat().st_size
+        filesystem, path = url_to_fs(url)
+        return int(filesystem.size(path))
+    except OSError as error:
+        raise SourceFileError(Reason.UNREADABLE_FILE, f"The file could not be read: {error}.") from error
+
+
+def digest_of(content: bytes) -> str:
+    """SHA-256 of bytes, hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def stamp_of(url: str) -> list[int] | None:
+    """Size and modification time (nanoseconds) of a local file; None where there is no telling, as in an archive."""
+    if "://" in url:
+        return None
+    try:
+        status = Path(url).stat()
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]

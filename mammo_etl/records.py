@@ -1,0 +1,276 @@
+"""The nouns of the system, one frozen dataclass each.
+
+Every field's description is part of its annotation: `mammo_etl.schema` turns these classes into Arrow schemas, so that the
+words below are also what a reader finds in the metadata of the Parquet files. Pixel positions are `y` (row) and `x` (column) of
+the original scan as stored, with the origin at its top-left corner.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from typing import Annotated
+
+from typing_extensions import Doc
+
+
+class Laterality(StrEnum):
+    """Side of the breast."""
+
+    LEFT = "LEFT"
+    RIGHT = "RIGHT"
+
+
+class View(StrEnum):
+    """Projection: cranio-caudal or medio-lateral oblique."""
+
+    CC = "CC"
+    MLO = "MLO"
+
+
+class Abnormality(StrEnum):
+    """What kind of lesion a finding is; architectural distortion and asymmetry count as masses."""
+
+    MASS = "mass"
+    CALCIFICATION = "calcification"
+
+
+class Pathology(StrEnum):
+    """Verdict on a finding; BENIGN_WITHOUT_CALLBACK counts as BENIGN."""
+
+    BENIGN = "BENIGN"
+    MALIGNANT = "MALIGNANT"
+
+
+class Label(IntEnum):
+    """The five classes, with the numbers that the patch store and the models use."""
+
+    NORMAL = 0
+    BENIGN_CALCIFICATION = 1
+    BENIGN_MASS = 2
+    MALIGNANT_CALCIFICATION = 3
+    MALIGNANT_MASS = 4
+
+    @property
+    def title(self) -> str:
+        """The name for people and tables, as `Benign Calcification`."""
+        return self.name.replace("_", " ").title()
+
+
+def label_of(abnormality: Abnormality, pathology: Pathology) -> Label:
+    """Class of a finding."""
+    return Label[f"{pathology.value}_{abnormality.value.upper()}"]
+
+
+class RoiKind(StrEnum):
+    """How a finding's region of interest is given."""
+
+    MASK = "mask"
+    OUTLINE = "outline"
+    CIRCLE = "circle"
+    NONE = "none"
+
+
+class Verdict(StrEnum):
+    """What the files of a finding turned out to be, against what the tables say."""
+
+    AS_LISTED = "as-listed"
+    SWAPPED = "swapped"
+    QUARANTINED = "quarantined"
+
+
+class Split(StrEnum):
+    """Part of the data a patient belongs to."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+
+
+class Reason(StrEnum):
+    """Why a file, film or finding was left out; `REASONS` explains each."""
+
+    UNREADABLE_FOLDER = "unreadable-folder"
+    UNREADABLE_FILE = "unreadable-file"
+    TRUNCATED_FILE = "truncated-file"
+    UNSUPPORTED_FORMAT = "unsupported-format"
+    EMPTY_SOURCE = "empty-source"
+    BAD_TABLE = "bad-table"
+    BAD_TABLE_ROW = "bad-table-row"
+    NOT_IN_TABLES = "not-in-tables"
+    MISSING_FILES = "missing-files"
+    MISSING_MASK = "missing-mask"
+    MASK_SIZE = "mask-size"
+    EMPTY_MASK = "empty-mask"
+    NOT_LOCATED = "not-located"
+    ROI_OUTSIDE = "roi-outside"
+    UNKNOWN_PATHOLOGY = "unknown-pathology"
+    DUPLICATE_IMAGE = "duplicate-image"
+    FILM_SIZE = "film-size"
+    TOO_SMALL = "too-small"
+    NO_BREAST = "no-breast"
+    MIXED_SOURCES = "mixed-sources"
+    WORKER_DIED = "worker-died"
+
+
+REASONS: dict[Reason, str] = {
+    Reason.UNREADABLE_FOLDER: "A folder could not be listed.",
+    Reason.UNREADABLE_FILE: "A file could not be read or decoded.",
+    Reason.TRUNCATED_FILE: "A file ends before its pixels do.",
+    Reason.UNSUPPORTED_FORMAT: "A file is of a format or transfer syntax that is not supported.",
+    Reason.EMPTY_SOURCE: "A source holds none of the files that its kind consists of.",
+    Reason.BAD_TABLE: "A table of a source lacks columns or cannot be parsed.",
+    Reason.BAD_TABLE_ROW: "A row of a source's table holds values that are not understood.",
+    Reason.NOT_IN_TABLES: "A film that no table names: nothing is known about it.",
+    Reason.MISSING_FILES: "A table names a film whose file is not there (as in a partial download).",
+    Reason.MISSING_MASK: "A finding without a readable ROI mask.",
+    Reason.MASK_SIZE: "A ROI mask whose size differs from its film's.",
+    Reason.EMPTY_MASK: "A ROI mask or outline that covers no pixel.",
+    Reason.NOT_LOCATED: "A finding for which the source gives no place.",
+    Reason.ROI_OUTSIDE: "A ROI that lies outside its film.",
+    Reason.UNKNOWN_PATHOLOGY: "A finding whose pathology is neither benign nor malignant.",
+    Reason.DUPLICATE_IMAGE: "A second file for a film that is there already.",
+    Reason.FILM_SIZE: "A film whose pixels do not have the size that its source states.",
+    Reason.TOO_SMALL: "A film smaller than a patch.",
+    Reason.NO_BREAST: "A film in which no breast was found.",
+    Reason.MIXED_SOURCES: "An abnormal DDSM case left out because CBIS-DDSM may hold the same patient.",
+    Reason.WORKER_DIED: "Work on this item killed its worker repeatedly (out of memory, usually).",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A rectangle on the original scan, in pixels; `y`, `x` is its top-left pixel."""
+
+    y: int
+    x: int
+    height: int
+    width: int
+
+    @property
+    def bottom(self) -> int:
+        """First row below the box."""
+        return self.y + self.height
+
+    @property
+    def right(self) -> int:
+        """First column right of the box."""
+        return self.x + self.width
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scan:
+    """One digitised film: who, which side and view, and where its pixels are."""
+
+    image_id: Annotated[str, Doc("Unique name: source, patient, side, view (and mass or calc for CBIS-DDSM).")]
+    source: Annotated[str, Doc("Data set: cbis-ddsm, ddsm, mini-mias.")]
+    patient_id: Annotated[str, Doc("Patient, unique within the source.")]
+    laterality: Annotated[Laterality, Doc("Side of the breast: LEFT or RIGHT.")]
+    view: Annotated[View, Doc("Projection: CC or MLO.")]
+    normal: Annotated[bool, Doc("True if the film comes from a normal case: normal patches may be cut from it.")]
+    path: Annotated[str, Doc("Where the pixels are: a path or an fsspec URL.")]
+    rows: Annotated[int, Doc("Height of the film, pixels.")]
+    columns: Annotated[int, Doc("Width of the film, pixels.")]
+    bits: Annotated[int, Doc("Bits that a stored pixel uses.")]
+    scanner: Annotated[
+        str, Doc("Digitiser as its source names it, upper case (DBA, HOWTEK, LUMISYS); empty if unknown.")
+    ] = ""
+    institution: Annotated[str, Doc("Institution that digitised the film (MGH, WFU, ISMD); empty if unknown.")] = ""
+    pixel_um: Annotated[float | None, Doc("Pixel pitch in micrometres, if the source states it.")] = None
+    density: Annotated[int | None, Doc("Breast density, ACR 1 to 4, if the source states it.")] = None
+    official_split: Annotated[str, Doc("Split of the source's own tables: train or test; empty if it has none.")] = ""
+    sop_instance_uid: Annotated[str, Doc("DICOM SOP instance UID; empty for other formats.")] = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One lesion in one film, with its region of interest (ROI)."""
+
+    finding_id: Annotated[str, Doc("Unique name: image_id and the source's abnormality number.")]
+    image_id: Annotated[str, Doc("Film that shows it; see scans.")]
+    source: Annotated[str, Doc("Data set: cbis-ddsm, ddsm, mini-mias.")]
+    patient_id: Annotated[str, Doc("Patient, unique within the source.")]
+    abnormality: Annotated[Abnormality, Doc("mass or calcification.")]
+    pathology: Annotated[Pathology, Doc("BENIGN or MALIGNANT (BENIGN_WITHOUT_CALLBACK counts as BENIGN).")]
+    pathology_listed: Annotated[str, Doc("Pathology in the source's own words.")]
+    label: Annotated[Label, Doc("Class 1 to 4: see label_name of patches.")]
+    roi_kind: Annotated[RoiKind, Doc("How the ROI is given: mask, outline, circle, or none (not located).")]
+    roi_path: Annotated[str, Doc("Mask file, a path or an fsspec URL; empty for other kinds.")] = ""
+    roi_outlines: Annotated[
+        tuple[str, ...],
+        Doc("Freeman chains 'x y codes': start column, start row, digits 0=N, 1=NE ... 7=NW; empty for other kinds."),
+    ] = ()
+    roi_y: Annotated[float | None, Doc("Row of the circle's centre, pixels from the top edge.")] = None
+    roi_x: Annotated[float | None, Doc("Column of the circle's centre, pixels from the left edge.")] = None
+    roi_radius: Annotated[float | None, Doc("Radius of the circle, pixels.")] = None
+    crop_path: Annotated[str, Doc("Supplied cut-out of the lesion, where the source has one; else empty.")] = ""
+    verdict: Annotated[
+        Verdict, Doc("Files against tables: as-listed, swapped (mask and crop exchanged), quarantined.")
+    ] = Verdict.AS_LISTED
+    assessment: Annotated[int | None, Doc("BI-RADS assessment 0 to 5, if stated.")] = None
+    subtlety: Annotated[int | None, Doc("Subtlety 1 (subtle) to 5 (obvious), if stated; 0 occurs.")] = None
+    descriptors: Annotated[
+        str, Doc("Shape and margins, or calcification type and distribution, as the source words them.")
+    ] = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejection:
+    """Something that was left out, and why."""
+
+    stage: Annotated[str, Doc("Step that rejected it: inventory, convert.")]
+    code: Annotated[Reason, Doc("Reason code; explained in this file's metadata under `reasons`.")]
+    message: Annotated[str, Doc("One sentence: what was expected, what was found.")]
+    source: Annotated[str, Doc("Data set.")] = ""
+    path: Annotated[str, Doc("File or folder concerned; empty if none.")] = ""
+    image_id: Annotated[str, Doc("Film concerned; empty if unknown.")] = ""
+    finding_id: Annotated[str, Doc("Finding concerned; empty if it is the whole film.")] = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A place in a film where a patch may be cut."""
+
+    image_id: Annotated[str, Doc("Film.")]
+    finding_id: Annotated[str, Doc("Finding that the patch shows most of; empty for normal tissue.")]
+    label: Annotated[int, Doc("Class 0 to 4.")]
+    origin: Annotated[str, Doc("How the place was chosen: centre, around, grid, normal, background.")]
+    y: Annotated[int, Doc("Top row of the patch.")]
+    x: Annotated[int, Doc("Left column of the patch.")]
+    size: Annotated[int, Doc("Height and width of the patch, pixels.")]
+    roi_fraction: Annotated[
+        float, Doc("Share of the finding's ROI that lies in the patch, 0 to 1; 0 for normal tissue.")
+    ]
+    roi_coverage: Annotated[float, Doc("Share of the patch that is ROI of that finding, 0 to 1.")]
+    breast_fraction: Annotated[float, Doc("Share of the patch that is breast, 0 to 1.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patch:
+    """One row of `patches.parquet`: the only truth about a patch in `patches.zarr`."""
+
+    row: Annotated[int, Doc("Index in patches.zarr.")]
+    patch_id: Annotated[str, Doc("Unique name: image_id, y, x, size.")]
+    run_id: Annotated[str, Doc("Run that this table belongs to.")]
+    source: Annotated[str, Doc("Data set.")]
+    image_id: Annotated[str, Doc("Film; see scans.")]
+    patient_id: Annotated[str, Doc("Patient, unique within the source.")]
+    laterality: Annotated[str, Doc("LEFT or RIGHT.")]
+    view: Annotated[str, Doc("CC or MLO.")]
+    split: Annotated[str, Doc("train, validation or test; a patient is in one only.")]
+    label: Annotated[
+        int,
+        Doc("0 Normal, 1 Benign Calcification, 2 Benign Mass, 3 Malignant Calcification, 4 Malignant Mass."),
+    ]
+    label_name: Annotated[str, Doc("The label in words.")]
+    finding_id: Annotated[str, Doc("Finding that the patch shows most of; empty for normal tissue.")]
+    origin: Annotated[str, Doc("How the place was chosen: centre, around, grid, normal, background.")]
+    y: Annotated[int, Doc("Top row of the patch on the original scan, pixels.")]
+    x: Annotated[int, Doc("Left column of the patch on the original scan, pixels.")]
+    size: Annotated[int, Doc("Height and width of the patch, pixels.")]
+    roi_fraction: Annotated[
+        float, Doc("Share of the finding's ROI that lies in the patch, 0 to 1; 0 for normal tissue.")
+    ]
+    roi_coverage: Annotated[float, Doc("Share of the patch that is ROI of that finding, 0 to 1.")]
+    breast_fraction: Annotated[float, Doc("Share of the patch that is breast, 0 to 1.")]
+    mean: Annotated[float, Doc("Mean of the stored pixels, 0 to 255.")]
+    std: Annotated[float, Doc("Standard deviation of the stored pixels.")]
+    scanner: Annotated[str, Doc("Digitiser of the film; empty if unknown.")]
