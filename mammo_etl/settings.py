@@ -1,0 +1,207 @@
+"""Settings of the data side, one frozen model per stage.
+
+The same models validate a TOML file, `--set` on the command line and the parameters of a Prefect deployment. A stage's digest names
+its results, so that a change of settings never reuses results made under others.
+"""
+
+import copy
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mammo_etl import sources
+from mammo_etl.schema import FORMAT_VERSION
+
+
+class SettingsError(ValueError):
+    """Settings that cannot be used, in one sentence."""
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, unknown keys refused, described by attribute docstrings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+
+
+class SourceSettings(Settings):
+    """One source of films."""
+
+    kind: str
+    """Kind of source: cbis-ddsm, ddsm or mini-mias."""
+    path: str
+    """Folder, zip archive or object-store prefix that holds it."""
+
+    @model_validator(mode="after")
+    def _known_kind(self) -> Self:
+        sources.source_of(self.kind)
+        return self
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """From `KIND=PATH`, the form of the command line; raises SettingsError."""
+        kind, separator, path = text.partition("=")
+        if not separator or not path:
+            raise SettingsError(f"--source {text}: expected KIND=PATH, as in mini-mias=/data/all-mias.zip")
+        return validated(cls, {"kind": kind, "path": path}, "--source")
+
+
+class InventorySettings(Settings):
+    """What is taken from the sources."""
+
+    mixed_ddsm: Literal["refuse", "normal-only", "all"] = "refuse"
+    """CBIS-DDSM is a subset of DDSM without a published map between their patients. Beside cbis-ddsm, abnormal ddsm cases are
+    refused (the run fails), left out (normal-only), or taken nevertheless (all)."""
+    max_reject_share: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """The run fails before publishing when more than this share of the films and findings present was rejected.
+    Films that a table lists but that are not there do not count."""
+
+
+class CleaningSettings(Settings):
+    """From a film's grey levels to a cleaned, breast-cropped 8-bit image."""
+
+    method: Literal["otsu"] = "otsu"
+    """How the breast is found: Otsu's threshold, largest object, holes filled, smoothed."""
+    scale: Annotated[int, Field(ge=1, le=16)] = 4
+    """The mask is found on the film reduced by this factor; films under 2,048 rows use a smaller one."""
+    smooth_mm: Annotated[float, Field(ge=0, le=20)] = 2.5
+    """Radius of the opening that cuts off labels and scratches, in millimetres on a film 240 mm high."""
+    density_scale: Literal["cbis", "raw"] = "cbis"
+    """DDSM grey levels: mapped through optical density to CBIS-DDSM's scale, or taken raw."""
+
+
+class PatchSettings(Settings):
+    """Where patches may be cut."""
+
+    size: Annotated[int, Field(ge=16, le=2048)] = 256
+    """Height and width of a patch, pixels of the original scan."""
+    stride: Annotated[int, Field(ge=1, le=2048)] = 128
+    """Step of the grid over a ROI larger than a patch, pixels."""
+    around: Annotated[int, Field(ge=0, le=100)] = 4
+    """Patches at random places around a ROI's centre, besides the one at its centre."""
+    jitter: Annotated[float, Field(ge=0, le=1)] = 0.25
+    """Largest shift of those from the centre, as a share of the patch size."""
+    min_roi: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """A patch counts as abnormal if it holds at least this share of the ROI, or is itself ROI to at least this share.
+    Each finding keeps its best patch in any case."""
+    normals_per_film: Annotated[int, Field(ge=0, le=10000)] = 64
+    """Most places for normal patches looked for in one film."""
+    normals: Literal["cases", "background"] = "cases"
+    """Normal tissue comes from normal cases, or also from abnormal films away from every finding of that side and view."""
+    min_breast: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Least share of breast in a normal patch."""
+    min_distance: Annotated[float, Field(ge=0)] = 64
+    """Least distance between the centres of two normal patches of a film, pixels."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the random places; each film has its own stream, whatever the order of work."""
+
+
+class PlanSettings(Settings):
+    """Which patches are taken, and which patient goes where."""
+
+    normal_share: Annotated[float, Field(gt=0, lt=1)] | Literal["all"] = 0.85
+    """Share of normal patches in each split, or `all`: every candidate. Abnormal patches are never dropped for it."""
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of patients for validation."""
+    test: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of patients for the test."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the split and of the choice among normal patches."""
+
+    @model_validator(mode="after")
+    def _room_for_training(self) -> Self:
+        if self.validation + self.test >= 1:
+            raise ValueError("validation and test leave nothing to train on: their sum must be below 1")
+        return self
+
+
+class StoreSettings(Settings):
+    """Layout of patches.zarr."""
+
+    shard_rows: Annotated[int, Field(ge=1, le=65536)] = 1024
+    """Patches in a shard; one task writes one shard."""
+    zstd_level: Annotated[int, Field(ge=-5, le=22)] = 1
+    """Zstandard level of each patch's chunk."""
+
+
+class BuildSettings(Settings):
+    """All that decides the content of a dataset run."""
+
+    inventory: InventorySettings = InventorySettings()
+    """What is taken from the sources."""
+    cleaning: CleaningSettings = CleaningSettings()
+    """From a film's grey levels to a cleaned image."""
+    patches: PatchSettings = PatchSettings()
+    """Where patches may be cut."""
+    plan: PlanSettings = PlanSettings()
+    """Which patches are taken, and which patient goes where."""
+    store: StoreSettings = StoreSettings()
+    """Layout of patches.zarr."""
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def digest(*parts: Any) -> str:
+    """Sixteen hexadecimal digits that name settings or other JSON-able values, and this format's version."""
+
+    def plain(part: Any) -> Any:
+        return part.model_dump(mode="json") if isinstance(part, BaseModel) else part
+
+    text = json.dumps([FORMAT_VERSION, *map(plain, parts)], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def validated(model: type[Model], values: dict[str, Any], origin: str) -> Model:
+    """Values as a settings model; `origin` names where they come from.
+
+    Raises SettingsError naming the first wrong key and what was expected.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise SettingsError(f"{origin}: unknown setting {key}") from error
+        place = f"{origin}: {key}" if key else origin
+        message = first["msg"].removeprefix("Value error, ")
+        given = f" (given: {first['input']!r})" if isinstance(first["input"], str | int | float) else ""
+        raise SettingsError(f"{place}: {message}{given}") from error
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A settings file as nested dictionaries; raises SettingsError if it is missing or not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path}: the settings file could not be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not a TOML file: {error}") from error
+
+
+def with_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """Nested values with `stage.key=value` texts laid over them; the value is read as TOML, or as a string if it is none.
+
+    Raises SettingsError for a text of another form.
+    """
+    merged: dict[str, Any] = copy.deepcopy(values)
+    for text in overrides:
+        key, separator, value = text.partition("=")
+        if not separator:
+            raise SettingsError(f"--set {text}: expected KEY=VALUE, as in patches.size=224")
+        try:
+            parsed = tomllib.loads(f"v = {value}")["v"]
+        except tomllib.TOMLDecodeError:
+            parsed = value
+        *tables, name = key.strip().split(".")
+        place = merged
+        for table in tables:
+            place = place.setdefault(table, {})
+            if not isinstance(place, dict):
+                raise SettingsError(f"--set {text}: {table} is a value, not a table of settings")
+        place[name] = parsed
+    return merged

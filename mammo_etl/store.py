@@ -1,0 +1,73 @@
+"""The only writer and reader of `patches.zarr`.
+
+Zarr v3, (N, size, size) uint8, one patch per chunk, whole shards of patches. zarr-python makes the array and its metadata, so that any
+Zarr reader opens it; TensorStore moves the pixels, some thirty times faster for random patches.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import ZstdCodec
+
+from mammo_etl.settings import StoreSettings
+
+
+def shard_ranges(rows: int, shard_rows: int) -> list[range]:
+    """Rows of each shard, in order; the last may be shorter."""
+    return [range(start, min(start + shard_rows, rows)) for start in range(0, rows, shard_rows)]
+
+
+def shard_path(array: Path, shard: int) -> Path:
+    """File of a shard (Zarr v3 default chunk key encoding)."""
+    return array / "c" / str(shard) / "0" / "0"
+
+
+def create_patches(path: Path, rows: int, size: int, settings: StoreSettings) -> None:
+    """Makes the empty array of `rows` patches; one that is there already is kept.
+
+    Raises ValueError if the one there has another shape.
+    """
+    if (path / "zarr.json").exists():
+        there = zarr.open_array(path, mode="r")
+        if there.shape != (rows, size, size):
+            raise ValueError(f"{path}: holds {there.shape}, not ({rows}, {size}, {size})")
+        return
+    zarr.create_array(
+        path,
+        shape=(rows, size, size),
+        chunks=(1, size, size),
+        # A shard longer than the array would waste an index of empty entries.
+        shards=(min(settings.shard_rows, rows), size, size),
+        dtype="uint8",
+        compressors=ZstdCodec(level=settings.zstd_level),
+        fill_value=0,
+        dimension_names=("row", "y", "x"),
+    )
+
+
+def open_patches(path: Path, *, write: bool = False) -> Any:
+    """The array as a TensorStore, read-only unless `write`.
+
+    Raises FileNotFoundError if there is none.
+    """
+    if not (path / "zarr.json").exists():
+        raise FileNotFoundError(f"{path}: no patch store here")
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path)}, "recheck_cached_data": "open"}
+    return ts.open(spec, open=True, read=True, write=write).result()
+
+
+def write_shard(path: Path, rows: range, patches: NDArray[np.uint8]) -> None:
+    """Writes one whole shard; TensorStore puts it in place by renaming a finished file.
+
+    `patches` is (len(rows), size, size) uint8. Raises ValueError unless the rows are exactly one shard: two writers of one shard would lose
+    each other's rows.
+    """
+    array = open_patches(path, write=True)
+    shard_rows = array.chunk_layout.write_chunk.shape[0]
+    if rows.start % shard_rows or rows.stop != min(rows.start + shard_rows, array.shape[0]):
+        raise ValueError(f"rows {rows.start} to {rows.stop} are not one whole shard of {shard_rows}")
+    array[rows.start : rows.stop].write(patches).result()

@@ -1,0 +1,87 @@
+"""Where everything lies in a workspace, and how files get there: whole or not at all.
+
+WORKSPACE/
+  images/<digest>/<image_id>.png, .json          cleaned films and their receipts, shared by runs
+  candidates/<digest>/<image_id>.parquet, .json  places for patches, shared by runs
+  runs/<run_id>/                                 one dataset run
+  models/<model_id>/                             one model run
+  catalog.parquet                                one row per run and per model
+  current.json                                   the published run
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Paths below a workspace's root folder."""
+
+    root: Path
+
+    @property
+    def catalog(self) -> Path:
+        """Table of runs and models."""
+        return self.root / "catalog.parquet"
+
+    @property
+    def current(self) -> Path:
+        """Pointer to the published run."""
+        return self.root / "current.json"
+
+    @property
+    def models(self) -> Path:
+        """Folder of model runs."""
+        return self.root / "models"
+
+    def images(self, digest: str) -> Path:
+        """Folder of the films cleaned under settings with that digest."""
+        return self.root / "images" / digest
+
+    def candidates(self, digest: str) -> Path:
+        """Folder of the candidates found under settings with that digest."""
+        return self.root / "candidates" / digest
+
+    def run(self, run_id: str) -> Path:
+        """Folder of a dataset run."""
+        return self.root / "runs" / run_id
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends, and vanishes if the block raises."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON for people and programs, whole or not at all."""
+    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any | None:
+    """JSON of a file; None if there is no such file or it is not JSON (so that a damaged receipt is simply not valid)."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
