@@ -1,0 +1,110 @@
+"""One shard, end to end: cut its patches from the cleaned films, write it, leave a receipt."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mammo_etl import store
+from mammo_etl.convert import decode_png
+from mammo_etl.files import digest_of
+from mammo_etl.schema import FORMAT_VERSION
+from mammo_etl.settings import digest
+from mammo_etl.workspace import read_json, write_json
+
+
+class DamagedImageError(Exception):
+    """A cleaned film that is missing or not what its receipt says: the convert step has to be run again."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardWork:
+    """One shard to be written."""
+
+    shard: int
+    start: int
+    """First row."""
+    patches: pd.DataFrame
+    """The plan's rows of this shard, in order."""
+    images: dict[str, tuple[str, tuple[int, int, int, int]]]
+    """Per film: SHA-256 of its PNG, and its breast box (y, x, height, width) on the original scan."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardResult:
+    """What became of one shard."""
+
+    shard: int
+    skipped: bool
+    rows: int
+
+
+def cut(image: NDArray[np.uint8], box: tuple[int, int, int, int], y: int, x: int, size: int) -> NDArray[np.uint8]:
+    """The patch at (y, x) of the original scan from a cleaned film, whose pixels are those of `box`; 0 outside it."""
+    top, left, height, width = box
+    patch = np.zeros((size, size), np.uint8)
+    y0, y1 = max(y, top), min(y + size, top + height)
+    x0, x1 = max(x, left), min(x + size, left + width)
+    if y0 < y1 and x0 < x1:
+        patch[y0 - y : y1 - y, x0 - x : x1 - x] = image[y0 - top : y1 - top, x0 - left : x1 - left]
+    return patch
+
+
+def receipt_path(run: Path, shard: int) -> Path:
+    """Receipt of a shard while its run is in progress."""
+    return run / "shards" / f"{shard:06d}.json"
+
+
+def extract_shard(work: ShardWork, run: Path, images: Path) -> ShardResult:
+    """Writes one shard of `run`/patches.zarr from the PNGs in `images`, unless its receipt holds.
+
+    Raises DamagedImageError if a PNG is missing or damaged.
+    """
+    array, path = run / "patches.zarr", receipt_path(run, work.shard)
+    basis = digest(work.patches[["image_id", "y", "x", "size"]].to_dict("list"), work.images)
+    if valid_receipt(run, work.shard, basis) is not None:
+        return ShardResult(work.shard, True, len(work.patches))
+    size = int(work.patches["size"].iloc[0])
+    block = np.zeros((len(work.patches), size, size), np.uint8)
+    for image_id, rows in work.patches.reset_index(drop=True).groupby("image_id", sort=False):
+        expected, box = work.images[str(image_id)]
+        image = _read_image(images / f"{image_id}.png", expected)
+        for index, y, x in zip(rows.index, rows["y"], rows["x"], strict=True):
+            block[index] = cut(image, box, y, x, size)
+    store.write_shard(array, range(work.start, work.start + len(block)), block)
+    flat = block.reshape(len(block), -1)
+    receipt = {
+        "format_version": FORMAT_VERSION,
+        "basis": basis,
+        "start": work.start,
+        "rows": len(block),
+        "sha256": digest_of(store.shard_path(array, work.shard).read_bytes()),
+        "mean": flat.mean(axis=1).tolist(),
+        "std": flat.std(axis=1).tolist(),
+    }
+    write_json(path, receipt)
+    return ShardResult(work.shard, False, len(block))
+
+
+def valid_receipt(run: Path, shard: int, basis: str | None = None) -> dict[str, Any] | None:
+    """Receipt of a shard if it holds: for that `basis` (any, if None), and the shard's file is what was written."""
+    receipt = read_json(receipt_path(run, shard))
+    if receipt is None or receipt["format_version"] != FORMAT_VERSION or basis not in (None, receipt["basis"]):
+        return None
+    file = store.shard_path(run / "patches.zarr", shard)
+    if not file.exists() or digest_of(file.read_bytes()) != receipt["sha256"]:
+        return None
+    checked: dict[str, Any] = receipt
+    return checked
+
+
+def _read_image(path: Path, expected: str) -> NDArray[np.uint8]:
+    if not path.exists():
+        raise DamagedImageError(f"{path}: the cleaned film is gone; run the build again")
+    content = path.read_bytes()
+    if digest_of(content) != expected:
+        raise DamagedImageError(f"{path}: the cleaned film was changed after it was written; run the build again")
+    return decode_png(content)
