@@ -1,0 +1,63 @@
+"""The patch store: whole shards only, readable by any Zarr reader."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from mammo_etl import store
+from mammo_etl.settings import StoreSettings
+
+PATCHES = np.random.default_rng(0).integers(0, 256, (23, 16, 16)).astype(np.uint8)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    array = tmp_path / "patches.zarr"
+    store.create_patches(array, 23, 16, StoreSettings(shard_rows=10))
+    return array
+
+
+def test_shards_written_in_any_order_read_back_with_zarr_and_tensorstore(path: Path) -> None:
+    ranges = store.shard_ranges(23, 10)
+    assert [(rows.start, rows.stop) for rows in ranges] == [(0, 10), (10, 20), (20, 23)]
+    for rows in reversed(ranges):
+        store.write_shard(path, rows, PATCHES[rows.start : rows.stop])
+    array = zarr.open_array(path, mode="r")
+    assert (array.shape, array.chunks, array.shards) == ((23, 16, 16), (1, 16, 16), (10, 16, 16))
+    assert np.array_equal(array[:], PATCHES)
+    order = [22, 0, 13, 9]
+    assert np.array_equal(store.open_patches(path)[order].read().result(), PATCHES[order])
+    assert all(store.shard_path(path, shard).is_file() for shard in range(3))
+
+
+@pytest.mark.parametrize("rows", [range(0, 5), range(5, 15), range(0, 20), range(20, 22)])
+def test_part_of_a_shard_or_two_are_refused(path: Path, rows: range) -> None:
+    with pytest.raises(ValueError, match="not one whole shard"):
+        store.write_shard(path, rows, PATCHES[rows.start : rows.stop])
+
+
+def test_a_shard_written_twice_has_the_same_bytes(path: Path) -> None:
+    store.write_shard(path, range(0, 10), PATCHES[:10])
+    first = store.shard_path(path, 0).read_bytes()
+    store.write_shard(path, range(0, 10), PATCHES[:10])
+    assert store.shard_path(path, 0).read_bytes() == first
+
+
+def test_an_array_of_another_shape_is_not_taken_over(path: Path) -> None:
+    store.create_patches(path, 23, 16, StoreSettings(shard_rows=10))
+    with pytest.raises(ValueError, match="holds"):
+        store.create_patches(path, 24, 16, StoreSettings(shard_rows=10))
+
+
+def test_fewer_patches_than_a_shard(tmp_path: Path) -> None:
+    array = tmp_path / "small.zarr"
+    store.create_patches(array, 3, 16, StoreSettings())
+    store.write_shard(array, range(0, 3), PATCHES[:3])
+    assert np.array_equal(zarr.open_array(array, mode="r")[:], PATCHES[:3])
+
+
+def test_a_store_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no patch store"):
+        store.open_patches(tmp_path / "none.zarr")
