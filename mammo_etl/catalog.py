@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from mammo_etl import extract, store
 from mammo_etl.files import digest_of
-from mammo_etl.reader import PublishedRun, ReaderError, open_run
+from mammo_etl.reader import PublishedRun, open_run
 from mammo_etl.records import Finding, Rejection, Scan
 from mammo_etl.schema import FORMAT_VERSION, PATCHES, to_table
 from mammo_etl.workspace import Workspace, read_json, replacing, write_json
@@ -88,9 +88,7 @@ def file_digests(folder: Path) -> dict[str, str]:
     return {
         path.relative_to(folder).as_posix(): digest_of(path.read_bytes())
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and path.name != "manifest.json"
-        and path.relative_to(folder).parts[0] not in {"shards", "plan.parquet"}
+        if path.is_file() and path.name != "manifest.json" and path.relative_to(folder).parts[0] != "shards"
     }
 
 
@@ -136,10 +134,8 @@ def announce(workspace: Path, run: PublishedRun) -> None:
 
 def finished_run(workspace: Path, run_id: str) -> PublishedRun | None:
     """The run if it is finished, else None."""
-    try:
-        return open_run(workspace, run_id)
-    except ReaderError:
-        return None
+    finished = (Workspace(workspace).run(run_id) / "manifest.json").exists()
+    return open_run(workspace, run_id) if finished else None
 
 
 def add_to_catalog(workspace: Path, row: dict[str, Any]) -> None:

@@ -57,6 +57,10 @@ class FilmResult:
     """The candidates were there already."""
     candidates: int
     rejects: tuple[Rejection, ...]
+    png: str
+    """SHA-256 of the cleaned image; empty if the film was rejected."""
+    box: tuple[int, int, int, int]
+    """Breast box (y, x, height, width) on the original scan."""
 
 
 def clean_film(film: Film, scanner: str, institution: str, settings: CleaningSettings) -> NDArray[np.uint8]:
@@ -101,13 +105,15 @@ def convert_film(work: FilmWork, workspace: Path, cleaning: CleaningSettings, pa
             )
         avoid, avoidable = _boxes_to_avoid(work, receipt) if patches.normals == "background" else ((), False)
     except SourceFileError as error:
-        return FilmResult(scan.image_id, False, False, 0, (rejection(error, scan),))
+        return FilmResult(scan.image_id, False, False, 0, (rejection(error, scan),), "", (0, 0, 0, 0))
     rejects = tuple(Rejection(**{**row, "code": Reason(row["code"])}) for row in receipt["rejects"])
     basis = digest(receipt["input"], receipt["png"], receipt["regions"], [asdict(box) for box in avoid], avoidable)
     candidates_path = places.candidates(digest(cleaning, patches)) / f"{scan.image_id}.json"
     known = _valid_candidates(candidates_path, basis)
     if known is not None:
-        return FilmResult(scan.image_id, image_skipped, True, len(known), rejects)
+        return FilmResult(
+            scan.image_id, image_skipped, True, len(known), rejects, receipt["png"], tuple(receipt["box"])
+        )
     normals: Literal["normal", "background"] | None = "normal" if scan.normal else "background" if avoidable else None
     image = decode_png(png if png is not None else (images / f"{scan.image_id}.png").read_bytes())
     candidates = find_candidates(
@@ -125,7 +131,9 @@ def convert_film(work: FilmWork, workspace: Path, cleaning: CleaningSettings, pa
     write_json(
         candidates_path, {"format_version": FORMAT_VERSION, "basis": basis, "rows": rows, "digest": digest(rows)}
     )
-    return FilmResult(scan.image_id, image_skipped, False, len(candidates), rejects)
+    return FilmResult(
+        scan.image_id, image_skipped, False, len(candidates), rejects, receipt["png"], tuple(receipt["box"])
+    )
 
 
 def rejection(error: SourceFileError, scan: Scan, finding: Finding | None = None) -> Rejection:

@@ -63,8 +63,8 @@ class InventorySettings(Settings):
 class CleaningSettings(Settings):
     """From a film's grey levels to a cleaned, breast-cropped 8-bit image."""
 
-    method: Literal["otsu"] = "otsu"
-    """How the breast is found: Otsu's threshold, largest object, holes filled, smoothed."""
+    method: Literal["skin", "otsu"] = "skin"
+    """Threshold of the breast: Otsu's (1979), or one lower down that keeps fatty tissue and the skin line."""
     scale: Annotated[int, Field(ge=1, le=16)] = 4
     """The mask is found on the film reduced by this factor; films under 2,048 rows use a smaller one."""
     smooth_mm: Annotated[float, Field(ge=0, le=20)] = 2.5

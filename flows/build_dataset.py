@@ -1,0 +1,303 @@
+"""The flow from folders of raw scans to a published dataset run."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from distributed import Client
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+from pydantic import BaseModel
+
+from flows.clusters import ClusterSettings, open_client
+from flows.fan_out import WorkerDied, fan_out
+from flows.progress import Stages
+from flows.steps import step
+from mammo_etl import catalog, store
+from mammo_etl.convert import FilmResult, FilmWork, convert_film, film_work, read_candidates
+from mammo_etl.extract import ShardWork, extract_shard
+from mammo_etl.inventory import (
+    SourceFiles,
+    assemble,
+    check_rejects,
+    combine,
+    list_sources,
+    read_headers,
+    without_films,
+)
+from mammo_etl.plan import check_disk, plan_patches
+from mammo_etl.reader import PublishedRun
+from mammo_etl.records import Finding, Label, Reason, Rejection, Scan
+from mammo_etl.report import write_report
+from mammo_etl.settings import BuildSettings, SourceSettings, digest
+from mammo_etl.sources import Inventory
+from mammo_etl.workspace import Workspace, read_json
+
+_HEADERS_PER_TASK = 64
+"""Header reads take about a millisecond each: in one task they are worth a task's overhead."""
+
+
+class BuildSummary(BaseModel):
+    """What a build came to."""
+
+    run_id: str
+    folder: Path
+    report: Path
+    new: bool
+    """False if the very same run was there already."""
+    counts: dict[str, int]
+    timings: list[dict[str, Any]]
+    warnings: list[str]
+
+
+@flow(name="build-dataset", flow_run_name="build-dataset into {workspace}", persist_result=False)
+def build_dataset(
+    sources: list[SourceSettings],
+    workspace: Path,
+    settings: BuildSettings = BuildSettings(),
+    cluster: ClusterSettings = ClusterSettings(),
+) -> BuildSummary:
+    """Takes raw scans all the way to a published run: inventory, convert, plan, extract, publish.
+
+    What earlier builds in the workspace have done under the same settings is not done again. The same input and settings give the same run.
+    """
+    workspace = workspace.absolute()
+    workspace.mkdir(parents=True, exist_ok=True)
+    files = list_sources(sources)
+    stages = Stages()
+    with open_client(cluster) as client:
+        inventory = step("inventory", take_inventory, client, files, settings, stages)
+        inventory, films = step("convert", convert, client, inventory, workspace, settings, stages)
+        plan, run_id = step("plan", make_plan, inventory, films, workspace, settings, stages)
+        published = catalog.finished_run(workspace, run_id)
+        new = published is None
+        if published is None:
+            step("extract", extract, client, plan, films, run_id, workspace, settings, stages)
+            published = step("publish", publish, files, sources, inventory, plan, run_id, workspace, settings, stages)
+    catalog.announce(workspace, published)
+    summary = BuildSummary(
+        run_id=run_id,
+        folder=published.folder,
+        report=published.folder / "report.html",
+        new=new,
+        counts=published.manifest["counts"],
+        timings=stages.timings,
+        warnings=published.manifest["warnings"],
+    )
+    create_markdown_artifact(_as_markdown(summary), key="build-summary", description=f"Dataset run {run_id}")
+    return summary
+
+
+def take_inventory(client: Client, files: Sequence[SourceFiles], settings: BuildSettings, stages: Stages) -> Inventory:
+    """Reads the headers of all files on the cluster, and joins them to tables of films and findings."""
+    found: dict[str, Inventory] = {}
+    with stages.stage("inventory", "files", sum(len(source.with_headers) for source in files)) as stage:
+        for source in files:
+            headers: dict[str, Any] = {}
+            batches = ((f"{source.kind}-{i}", urls) for i, urls in enumerate(_batched(source.with_headers)))
+            for name, result in fan_out(client, partial(read_headers, source.kind), batches):
+                if isinstance(result, WorkerDied):
+                    raise RuntimeError(f"reading the headers of {name}: {result.message}")
+                headers.update(result)
+                stage.advance(len(result))
+            found[source.kind] = assemble(source, headers)
+    return combine(found, settings.inventory)
+
+
+def _batched(urls: Sequence[str]) -> list[tuple[str, ...]]:
+    return [tuple(urls[start : start + _HEADERS_PER_TASK]) for start in range(0, len(urls), _HEADERS_PER_TASK)]
+
+
+def convert(
+    client: Client, inventory: Inventory, workspace: Path, settings: BuildSettings, stages: Stages
+) -> tuple[Inventory, dict[str, FilmResult]]:
+    """Cleans every film on the cluster and finds its candidates; films that cannot be used move to the rejects.
+
+    Raises InventoryError if too many were rejected.
+    """
+    work = film_work(inventory.scans, inventory.findings)
+    films: dict[str, FilmResult] = {}
+    rejects: list[Rejection] = []
+    function = partial(convert_film, workspace=workspace, cleaning=settings.cleaning, patches=settings.patches)
+    with stages.stage("convert", "films", len(work)) as stage:
+        of_name = {item.scan.image_id: item for item in work}
+        for name, result in fan_out(client, function, ((item.scan.image_id, item) for item in work)):
+            if isinstance(result, WorkerDied):
+                rejects.append(_quarantined(of_name[name], result))
+            else:
+                rejects += result.rejects
+                if result.png:
+                    films[name] = result
+            skipped = not isinstance(result, WorkerDied) and result.image_skipped and result.candidates_skipped
+            stage.advance(skipped=int(skipped))
+    inventory = without_films(inventory, rejects)
+    check_rejects(len(inventory.scans) + len(inventory.findings), inventory.rejects, settings.inventory)
+    return inventory, films
+
+
+def _quarantined(work: FilmWork, outcome: WorkerDied) -> Rejection:
+    return Rejection(
+        stage="convert",
+        code=Reason.WORKER_DIED,
+        message=outcome.message,
+        source=work.scan.source,
+        path=work.scan.path,
+        image_id=work.scan.image_id,
+    )
+
+
+def make_plan(
+    inventory: Inventory, films: dict[str, FilmResult], workspace: Path, settings: BuildSettings, stages: Stages
+) -> tuple[pd.DataFrame, str]:
+    """The numbered patches, and the id of their run, which follows from all that the run will contain.
+
+    Raises PlanError if there is no patch, or no room for them.
+    """
+    with stages.stage("plan", "patches") as stage:
+        candidates = [
+            candidate
+            for image_id in sorted(films)
+            for candidate in read_candidates(workspace, settings.cleaning, settings.patches, image_id)
+        ]
+        plan = plan_patches(inventory.scans, candidates, settings.plan)
+        check_disk(len(plan), settings.patches.size, shutil.disk_usage(workspace).free)
+        stage.advance(len(plan))
+    places = {"path", "roi_path", "crop_path"}
+    rows: list[Scan | Finding | Rejection] = [*inventory.scans, *inventory.findings, *inventory.rejects]
+    records = [{key: value for key, value in asdict(item).items() if key not in places} for item in rows]
+    images = [[image_id, films[image_id].png] for image_id in sorted(films)]
+    return plan, f"run-{digest(settings, records, images, plan.to_dict('list'))[:12]}"
+
+
+def extract(
+    client: Client,
+    plan: pd.DataFrame,
+    films: dict[str, FilmResult],
+    run_id: str,
+    workspace: Path,
+    settings: BuildSettings,
+    stages: Stages,
+) -> None:
+    """Writes every shard of the run's patches.zarr on the cluster.
+
+    Raises RuntimeError naming a shard that killed its worker.
+    """
+    places = Workspace(workspace)
+    run = places.run(run_id)
+    store.create_patches(run / "patches.zarr", len(plan), settings.patches.size, settings.store)
+    shards = store.shard_ranges(len(plan), settings.store.shard_rows)
+    function = partial(extract_shard, run=run, images=places.images(digest(settings.cleaning)))
+    with stages.stage("extract", "patches", len(plan)) as stage:
+        work = ((f"{run_id}-{shard}", _shard_work(shard, rows, plan, films)) for shard, rows in enumerate(shards))
+        for name, result in fan_out(client, function, work):
+            if isinstance(result, WorkerDied):
+                raise RuntimeError(f"extract: {name}: {result.message}")
+            stage.advance(result.rows, skipped=result.rows if result.skipped else 0)
+
+
+def _shard_work(shard: int, rows: range, plan: pd.DataFrame, films: dict[str, FilmResult]) -> ShardWork:
+    patches = plan.iloc[rows.start : rows.stop][["image_id", "y", "x", "size"]]
+    images = {image_id: (films[image_id].png, films[image_id].box) for image_id in sorted(set(patches["image_id"]))}
+    return ShardWork(shard, rows.start, patches, images)
+
+
+def publish(
+    files: Sequence[SourceFiles],
+    sources: Sequence[SourceSettings],
+    inventory: Inventory,
+    plan: pd.DataFrame,
+    run_id: str,
+    workspace: Path,
+    settings: BuildSettings,
+    stages: Stages,
+) -> PublishedRun:
+    """Checks that no shard is missing, writes tables and report, and makes the run the published one."""
+    places = Workspace(workspace)
+    run = places.run(run_id)
+    with stages.stage("publish", "files") as stage:
+        patches = catalog.write_run_tables(
+            run, run_id, inventory.scans, inventory.findings, inventory.rejects, plan, settings.store.shard_rows
+        )
+        parent = read_json(places.current)
+        kinds = {source.kind for source in files}
+        manifest = {
+            "parent": parent["run_id"] if parent else None,
+            "phantom": any(source.phantom for source in files),
+            "sources": [
+                {
+                    "kind": kind,
+                    "paths": [source.path for source in sources if source.kind == kind],
+                    "films": sum(scan.source == kind for scan in inventory.scans),
+                    "findings": sum(finding.source == kind for finding in inventory.findings),
+                }
+                for kind in sorted(kinds)
+            ],
+            "settings": settings.model_dump(mode="json"),
+            "settings_digest": digest(settings),
+            "counts": _counts(inventory, patches),
+            "timings": list(stages.timings),
+            "warnings": _warnings(inventory, patches, settings),
+        }
+        write_report(run, places.images(digest(settings.cleaning)), {"run_id": run_id, **manifest})
+        published = catalog.publish(workspace, run_id, manifest)
+        stage.advance(len(published.manifest["digests"]))
+    return published
+
+
+def _counts(inventory: Inventory, patches: pd.DataFrame) -> dict[str, int]:
+    return {
+        "scans": len(inventory.scans),
+        "patients": len({(scan.source, scan.patient_id) for scan in inventory.scans}),
+        "findings": len(inventory.findings),
+        "patches": len(patches),
+        "abnormal_patches": int((patches["label"] != Label.NORMAL).sum()),
+        "rejects": len(inventory.rejects),
+    }
+
+
+def _warnings(inventory: Inventory, patches: pd.DataFrame, settings: BuildSettings) -> list[str]:
+    """What a user should know before trusting the run."""
+    warnings = []
+    share = float((patches["label"] == Label.NORMAL).mean())
+    wanted = settings.plan.normal_share
+    if wanted != "all" and abs(share - wanted) > 0.02:
+        warnings.append(
+            f"{share:.0%} of the patches are normal, not {wanted:.0%}: there are too "
+            + ("few places for normal patches" if share < wanted else "few abnormal ones")
+        )
+    for split in ("train", "validation", "test"):
+        there = set(patches.loc[patches["split"] == split, "label"])
+        missing = [label.title for label in Label if label not in there]
+        if missing:
+            warnings.append(f"no {', '.join(missing)} patch in {split}")
+    with_patch = set(patches["finding_id"])
+    unseen = sum(f.roi_kind != "none" and f.finding_id not in with_patch for f in inventory.findings)
+    if unseen:
+        warnings.append(f"{unseen} located findings have no patch (their ROI could not be used; see rejects)")
+    return warnings
+
+
+def _as_markdown(summary: BuildSummary) -> str:
+    rows = [
+        f"| {row['stage']} | {row['items']:,} {row['unit']} | {row['skipped']:,} | {row['seconds']:.1f} |"
+        for row in summary.timings
+    ]
+    counts = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in summary.counts.items())
+    return "\n".join(
+        [
+            f"# Dataset run `{summary.run_id}`",
+            counts,
+            "",
+            *[f"- {text}" for text in summary.warnings],
+            "",
+            "| stage | items | skipped | seconds |",
+            "|---|---:|---:|---:|",
+            *rows,
+            "",
+            f"Report: `{summary.report}`",
+        ]
+    )

@@ -1,0 +1,272 @@
+"""The `mammo` command."""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from mammo_etl.files import SourceFileError
+from mammo_etl.inventory import InventoryError, list_sources
+from mammo_etl.plan import PlanError
+from mammo_etl.reader import ReaderError, open_run
+from mammo_etl.settings import SettingsError, SourceSettings
+from mammo_etl.workspace import Workspace
+
+if TYPE_CHECKING:
+    from flows.build_dataset import BuildSummary
+    from flows.train_model import TrainSummary
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Raw mammography scans in, a patch store and a trained, evaluated model out. Research software, not a medical device.",
+)
+console = Console()
+
+SourceOption = Annotated[
+    list[str], typer.Option("--source", metavar="KIND=PATH", help="A source: cbis-ddsm, ddsm or mini-mias, and where it lies.")
+]
+WorkspaceOption = Annotated[Path, typer.Option(help="Folder of images, runs and models; made if it is not there.")]
+SettingsOption = Annotated[Path | None, typer.Option("--settings", help="TOML file with a table per stage.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="STAGE.KEY=VALUE", help="One setting, laid over the file's.")
+]
+
+
+class UsageError(Exception):
+    """A wrong argument, in one sentence."""
+
+
+RUN_FAILURES = (InventoryError, PlanError, SourceFileError, TrainingError)
+"""What can end a run through no fault of the program: told in one sentence, exit code 1."""
+
+
+def main() -> None:
+    """Runs the command; what a user can mend is one sentence on standard error and exit code 2, a failed run exit code 1."""
+    _quiet()
+    try:
+        app()
+    except (SettingsError, UsageError, ReaderError) as error:
+        _fail(error, 2)
+    except RUN_FAILURES as error:
+        _fail(error, 1)
+
+
+def _fail(error: Exception, code: int) -> None:
+    Console(stderr=True).print(f"mammo: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(code)
+
+
+def _quiet() -> None:
+    """Settings of the libraries that suit a command; each can be overridden by the same variable outside."""
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    # Starting the ephemeral server took 15 to 25 seconds where measured; Prefect gives up after 20.
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def _show_version(shown: bool) -> None:
+    if shown:
+        console.print(f"mammo {version('mammo')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def build(
+    source: SourceOption,
+    workspace: WorkspaceOption,
+    settings: SettingsOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Build a dataset run from raw scans and publish it."""
+    _show_build(_build([SourceSettings.parse(text) for text in source], workspace, settings, set_ or []))
+
+
+def _build(sources: Sequence[SourceSettings], workspace: Path, settings: Path | None, overrides: list[str]) -> "BuildSummary":
+    from flows.settings import load_settings
+
+    job = load_settings(settings, overrides)
+    _check_places(sources, workspace)
+    from flows.build_dataset import build_dataset
+
+    _log_only_surprises()
+    return build_dataset(list(sources), workspace, job.build, job.cluster)
+
+
+def _log_only_surprises() -> None:
+    """Keeps Prefect from logging the traceback of a failure that `main` tells in one sentence."""
+
+    def surprising(record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, RUN_FAILURES) and "Finished in state Failed" not in record.getMessage()
+
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).addFilter(surprising)
+
+
+def _check_places(sources: Sequence[SourceSettings], workspace: Path) -> None:
+    """Wrong paths are told at once, before a server and a cluster are started for them."""
+    try:
+        list_sources(sources)
+        workspace.mkdir(parents=True, exist_ok=True)
+    except InventoryError as error:
+        raise UsageError(str(error)) from error
+    except OSError as error:
+        raise UsageError(f"--workspace {workspace}: not a folder that can be made: {error.strerror}") from error
+    if not os.access(workspace, os.W_OK):
+        raise UsageError(f"--workspace {workspace}: cannot be written to")
+
+
+def _show_build(summary: "BuildSummary") -> None:
+    table = Table("stage", "items", "skipped", "seconds", title=f"Dataset run {summary.run_id}")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in summary.timings:
+        table.add_row(row["stage"], f"{row['items']:,} {row['unit']}", f"{row['skipped']:,}", f"{row['seconds']:.1f}")
+    console.print(table)
+    console.print(", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in summary.counts.items()))
+    for warning in summary.warnings:
+        console.print(f"warning: {warning}", style="yellow", markup=False)
+    if not summary.new:
+        console.print("Nothing has changed: this run was there already.")
+    console.print(f"Report: {summary.report}", soft_wrap=True, markup=False, highlight=False)
+
+
+@app.command()
+def train(
+    workspace: WorkspaceOption,
+    run: Annotated[str | None, typer.Option(help="Dataset run; the published one by default.")] = None,
+    binary: Annotated[bool | None, typer.Option("--binary/--five-class", help="Normal against abnormal.")] = None,
+    width: Annotated[int | None, typer.Option(help="Filters of the first block.")] = None,
+    depth: Annotated[int | None, typer.Option(help="Blocks of two convolutions.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training patches.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights and shuffling.")] = None,
+    settings: SettingsOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Train a model on a dataset run, and evaluate it."""
+    flags = {"binary": binary, "width": width, "depth": depth, "epochs": epochs, "seed": seed}
+    overrides = [f"training.{key}={str(value).lower()}" for key, value in flags.items() if value is not None]
+    _show_training(_train(workspace, run, settings, [*(set_ or []), *overrides]))
+
+
+def _train(workspace: Path, run: str | None, settings: Path | None, overrides: list[str]) -> "TrainSummary":
+    from flows.settings import load_settings
+
+    job = load_settings(settings, overrides)
+    open_run(workspace, run)
+    from flows.train_model import train_model
+
+    _log_only_surprises()
+    return train_model(workspace, job.training, run)
+
+
+def _show_training(summary: "TrainSummary") -> None:
+    table = Table("figure on the test split", "value", "95% interval by patient", title=f"Model {summary.model_id}")
+    for name, value, low, high in summary.figures:
+        interval = "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+        table.add_row(name, "-" if value is None else f"{value:.3f}", interval)
+    console.print(table)
+    if summary.phantom:
+        console.print("Trained on phantoms: these figures prove that the plumbing works, they say nothing about medicine.")
+    if not summary.new:
+        console.print("Nothing has changed: this model was there already.")
+    console.print(f"Report: {summary.report}", soft_wrap=True, markup=False, highlight=False)
+
+
+@app.command()
+def phantom(
+    out: Annotated[Path, typer.Argument(help="Folder for cbis-ddsm, ddsm and truth.")],
+    patients: Annotated[int, typer.Option(min=1, help="About half CBIS-DDSM patients, half DDSM cases.")] = 24,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same files.")] = 0,
+    height: Annotated[int, typer.Option(min=320, max=8000, help="Height of a film, pixels.")] = 4800,
+    width: Annotated[int, typer.Option(min=200, max=6000, help="Width of a film, pixels.")] = 3000,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one per core by default.")] = None,
+) -> None:
+    """Make films with known truth, as real CBIS-DDSM and DDSM files."""
+    _phantom(out, patients, seed, height, width, workers)
+
+
+def _phantom(out: Path, patients: int, seed: int, height: int, width: int, workers: int | None) -> None:
+    from mammo_etl.phantom.write import write_phantoms
+
+    columns = (TextColumn("phantoms"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        patients_bar = bar.add_task("phantoms", total=patients)
+        summary = write_phantoms(
+            out,
+            patients,
+            seed,
+            height=height,
+            width=width,
+            workers=workers or os.cpu_count() or 1,
+            on_patient=lambda done, total: bar.update(patients_bar, completed=done, total=total),
+        )
+    console.print(f"{summary.patients} patients, {summary.films} films, {summary.findings} findings in {out}")
+
+
+@app.command()
+def image(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="DICOM, LJPEG (beside its .ics), PGM, PNG or TIFF file.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help=".npy or .png file.")],
+    clean: Annotated[bool, typer.Option("--clean", help="The cleaned 8-bit film instead of its exact pixels.")] = False,
+    mask: Annotated[Path | None, typer.Option(help="Also write the breast mask to this .png file.")] = None,
+    settings: SettingsOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Convert one film: its exact pixels, or cleaned."""
+    from flows.settings import load_settings
+    from mammo_etl.image import FORMATS, write_image
+
+    job = load_settings(settings, set_ or [])
+    if output.suffix.lower() not in FORMATS:
+        raise UsageError(f"{output}: expected a name that ends in {' or '.join(FORMATS)}")
+    if mask is not None and mask.suffix.lower() != ".png":
+        raise UsageError(f"--mask {mask}: expected a name that ends in .png")
+    if not source.is_file():
+        raise UsageError(f"{source}: no such file")
+    try:
+        film = write_image(source, output, clean, mask, job.cleaning)
+    except SourceFileError as error:
+        raise UsageError(f"{source}: {error}") from error
+    rows, columns = film.pixels.shape
+    console.print(f"{rows} x {columns} pixels of {film.bits} bits: {output}", soft_wrap=True, markup=False, highlight=False)
+
+
+@app.command()
+def demo(
+    workspace: WorkspaceOption = Path("demo"),
+    patients: Annotated[int, typer.Option(min=16, help="Phantom patients.")] = 28,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the phantoms.")] = 0,
+) -> None:
+    """Make phantoms, build a dataset run from them, train a small model, and evaluate it."""
+    films = workspace / "phantoms"
+    _phantom(films, patients, seed, 1200, 750, None)
+    sources = [SourceSettings(kind=kind, path=str(films / kind)) for kind in ("cbis-ddsm", "ddsm")]
+    # The phantoms' DDSM cases are nobody's but their own, so the abnormal ones may stand beside CBIS-DDSM's.
+    built = _build(sources, workspace, None, DEMO_SETTINGS)
+    _show_build(built)
+    trained = _train(workspace, built.run_id, None, DEMO_SETTINGS)
+    _show_training(trained)
+    console.print(f"Data report:  {built.report}", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"Model report: {trained.report}", soft_wrap=True, markup=False, highlight=False)

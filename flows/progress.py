@@ -1,0 +1,93 @@
+"""Progress of the stages of a flow: bars in a terminal, artifacts in the Prefect UI, and the timings of the run."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.context import FlowRunContext
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+_ARTIFACT_SECONDS = 2.0
+"""Least time between two updates of a progress artifact: each is a call to the Prefect server."""
+
+
+@dataclass
+class Stage:
+    """One stage under way."""
+
+    name: str
+    unit: str
+    total: int | None
+    bar: Progress
+    bar_id: TaskID
+    artifact: UUID | None
+    done: int = 0
+    skipped: int = 0
+    started: float = field(default_factory=time.monotonic)
+    shown: float = 0.0
+
+    def expect(self, total: int) -> None:
+        """Says how many items there are."""
+        self.total = total
+        self.bar.update(self.bar_id, total=total)
+
+    def advance(self, items: int = 1, *, skipped: int = 0) -> None:
+        """Counts items that are done, `skipped` of them because their receipts hold."""
+        self.done += items
+        self.skipped += skipped
+        elapsed = time.monotonic() - self.started
+        self.bar.update(self.bar_id, completed=self.done, rate=f"{self.done / max(elapsed, 1e-6):.1f} {self.unit}/s")
+        if self.artifact is not None and self.total and time.monotonic() - self.shown > _ARTIFACT_SECONDS:
+            self.shown = time.monotonic()
+            update_progress_artifact(self.artifact, min(100.0, 100.0 * self.done / self.total))
+
+
+def _new_artifact(name: str, unit: str) -> UUID:
+    artifact = create_progress_artifact(0.0, key=name, description=f"{name}: {unit}")
+    assert isinstance(artifact, UUID)  # a coroutine only in asynchronous flows
+    return artifact
+
+
+class Stages:
+    """The stages of one flow run, one after another."""
+
+    def __init__(self) -> None:
+        self.timings: list[dict[str, Any]] = []
+        """One row per finished stage: stage, seconds, items, unit, skipped."""
+
+    @contextmanager
+    def stage(self, name: str, unit: str, total: int | None = None) -> Iterator[Stage]:
+        """A stage that shows its progress and, when it ends well, leaves its timing."""
+        columns = (
+            TextColumn("{task.description:<10}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        in_flow = FlowRunContext.get() is not None
+        artifact = _new_artifact(name, unit) if in_flow else None
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            stage = Stage(name, unit, total, bar, bar.add_task(name, total=total, rate=""), artifact)
+            yield stage
+            bar.update(stage.bar_id, total=stage.done, completed=stage.done)
+        if artifact is not None:
+            update_progress_artifact(artifact, 100.0)
+        seconds = time.monotonic() - stage.started
+        self.timings.append(
+            {"stage": name, "seconds": round(seconds, 3), "items": stage.done, "unit": unit, "skipped": stage.skipped}
+        )

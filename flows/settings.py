@@ -1,0 +1,28 @@
+"""One settings file for the whole job: the stages of a build, the cluster, and training."""
+
+from pathlib import Path
+
+from flows.clusters import ClusterSettings
+from mammo_etl.settings import BuildSettings, read_toml, validated, with_overrides
+from mammo_model.settings import TrainingSettings
+
+
+class JobSettings(BuildSettings):
+    """All settings of a build and of the training on it; each table of the TOML file is one stage."""
+
+    cluster: ClusterSettings = ClusterSettings()
+    """Where the work is done."""
+    training: TrainingSettings = TrainingSettings()
+    """The model and how it is trained."""
+
+    @property
+    def build(self) -> BuildSettings:
+        """The part that decides the content of a dataset run."""
+        return BuildSettings(**{name: getattr(self, name) for name in BuildSettings.model_fields})
+
+
+def load_settings(path: Path | None, overrides: list[str]) -> JobSettings:
+    """Defaults, with a TOML file and then `stage.key=value` texts laid over them; raises SettingsError."""
+    values = with_overrides(read_toml(path) if path is not None else {}, overrides)
+    origin = str(path) if path is not None and not overrides else "settings"
+    return validated(JobSettings, values, origin)

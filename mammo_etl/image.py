@@ -1,0 +1,50 @@
+"""Any one supported film file as an image file: its exact pixels, or cleaned."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mammo_etl.breast import blacken, find_breast
+from mammo_etl.convert import clean_film
+from mammo_etl.files import SourceFileError
+from mammo_etl.film import Film, read_film
+from mammo_etl.ics import find_ics_view
+from mammo_etl.records import Reason
+from mammo_etl.settings import CleaningSettings
+from mammo_etl.workspace import replacing
+
+FORMATS = (".npy", ".png")
+"""Suffixes of the images that can be written."""
+
+
+def write_image(source: Path, output: Path, clean: bool, mask: Path | None, settings: CleaningSettings) -> Film:
+    """Writes a film's exact pixels (`.npy`, or `.png` of 8 or 16 bits), or with `clean` the cleaned 8-bit film in full frame.
+
+    `mask`: also writes the breast mask (255 breast, 0 elsewhere) to this PNG. An LJPEG takes its size and scanner from the `.ics` beside it, where
+    there is one, else its size from its own header. Returns the film as read. Raises SourceFileError if the film cannot be used.
+    """
+    view = find_ics_view(str(source))
+    rows, columns = (view.rows, view.columns) if view else (None, None)
+    film = read_film(str(source), rows, columns)
+    if clean or mask is not None:
+        scanner, institution = (view.scanner, view.institution) if view else ("", "")
+        grey = clean_film(film, scanner, institution, settings)
+        breast = find_breast(grey, settings)
+        if breast is None:
+            raise SourceFileError(Reason.NO_BREAST, "No breast was found on the film.")
+        if mask is not None:
+            _write(mask, breast.mask)
+    _write(output, blacken(grey, breast.mask) if clean else film.pixels)
+    return film
+
+
+def _write(path: Path, pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        if path.suffix.lower() == ".npy":
+            np.save(file, pixels, allow_pickle=False)
+        else:
+            ok, png = cv2.imencode(".png", pixels)
+            assert ok
+            file.write(png.tobytes())
