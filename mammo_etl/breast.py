@@ -48,8 +48,8 @@ def find_breast(grey: NDArray[np.uint8], settings: CleaningSettings) -> Breast |
     """
     rows, columns = grey.shape
     scale = max(1, min(settings.scale, rows // 512))
-    small = cv2.resize(grey, (max(1, columns // scale), max(1, rows // scale)), interpolation=cv2.INTER_AREA)
-    small = np.asarray(cv2.GaussianBlur(small, (5, 5), 0), dtype=np.uint8)
+    reduced = cv2.resize(grey, (max(1, columns // scale), max(1, rows // scale)), interpolation=cv2.INTER_AREA)
+    small = np.asarray(cv2.GaussianBlur(reduced, (5, 5), 0), dtype=np.uint8)
     mask = np.where(small > _threshold(small, settings), np.uint8(255), np.uint8(0))
     radius = round(settings.smooth_mm * small.shape[0] / _FILM_MM)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))

@@ -1,0 +1,181 @@
+"""Phantom patients on disk: films with known truth, as real files of CBIS-DDSM and DDSM.
+
+Same seed and size give the same bytes, whatever the number of workers; more patients leave the earlier ones as they are.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from mammo_etl.inventory import PHANTOM_MARK
+from mammo_etl.phantom.cbis_ddsm import TableRow, write_cbis_film, write_cbis_tables
+from mammo_etl.phantom.ddsm import write_ddsm_film, write_ics
+from mammo_etl.phantom.disk import write_file
+from mammo_etl.phantom.film import Film, make_film
+from mammo_etl.phantom.plan import CbisPatient, DdsmPatient, plan_patient
+from mammo_etl.phantom.truth import Truth, write_truth_tables
+
+SMALLEST_HEIGHT, SMALLEST_WIDTH = 320, 200
+"""Below this, lesions would be a few pixels wide."""
+
+_MARK_TEXT = "The films in this folder are phantoms: drawn by a program, of nobody. Their truth is in ../truth.\n"
+
+
+@dataclass(frozen=True)
+class PhantomSummary:
+    """What has been written."""
+
+    patients: int
+    films: int
+    """Images: a film listed both as a mass and as a calcification image counts twice."""
+    findings: int
+    normal_films: int
+    """Images of normal cases."""
+    findings_by_label: dict[str, int]
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What decides the bytes of a patient."""
+
+    seed: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What a patient adds to the tables."""
+
+    table_rows: tuple[TableRow, ...]
+    truths: tuple[Truth, ...]
+
+
+def write_phantoms(
+    out: Path,
+    patients: int,
+    seed: int,
+    *,
+    height: int = 4800,
+    width: int = 3000,
+    workers: int = 1,
+    on_patient: Callable[[int, int], None] | None = None,
+) -> PhantomSummary:
+    """Write `out/cbis-ddsm`, `out/ddsm` and `out/truth` for a number of patients (16 have every class and normals).
+
+    `height` and `width` are the nominal size of a film in pixels; what the film shows scales with them (a pixel is 50 um at
+    4,800 rows). `workers` processes share the work. `on_patient(done, patients)` is called as each patient is finished.
+
+    Raises ValueError for numbers out of range, and FileExistsError if `out` holds phantoms of another seed, size, or of more
+    patients.
+    """
+    if patients < 1 or seed < 0 or workers < 1:
+        raise ValueError(
+            f"patients and workers must be at least 1 and seed at least 0, not {patients}, {workers}, {seed}"
+        )
+    if height < SMALLEST_HEIGHT or width < SMALLEST_WIDTH:
+        raise ValueError(
+            f"films of {height} x {width} pixels are too small: {SMALLEST_HEIGHT} x {SMALLEST_WIDTH} at least"
+        )
+    settings = _Settings(seed, height, width)
+    _claim(out, settings, patients)
+    for source in ("cbis-ddsm", "ddsm"):
+        write_file(out / source / PHANTOM_MARK, _MARK_TEXT.encode())
+    written: dict[int, _Written] = {}
+    for index, result in _run(out, settings, patients, workers):
+        written[index] = result
+        if on_patient is not None:
+            on_patient(len(written), patients)
+    in_order = [written[index] for index in range(patients)]
+    truths = [truth for result in in_order for truth in result.truths]
+    write_cbis_tables(out / "cbis-ddsm", [row for result in in_order for row in result.table_rows])
+    write_truth_tables(out / "truth", truths)
+    films = [film for truth in truths for film in truth.films]
+    labels = [finding.label_name for truth in truths for finding in truth.findings]
+    return PhantomSummary(
+        patients=patients,
+        films=len(films),
+        findings=len(labels),
+        normal_films=sum(film.normal for film in films),
+        findings_by_label={label: labels.count(label) for label in sorted(set(labels))},
+    )
+
+
+def _claim(out: Path, settings: _Settings, patients: int) -> None:
+    """Refuse to mix two sets of phantoms in one folder."""
+    note = out / "truth" / "phantom.json"
+    wanted = asdict(settings) | {"patients": patients}
+    if note.exists():
+        found = json.loads(note.read_text())
+        if any(found[name] != value for name, value in asdict(settings).items()) or patients < found["patients"]:
+            raise FileExistsError(
+                f"{out} holds phantoms made with {found}, not {wanted}: give an empty folder, or the same "
+                "settings and at least as many patients"
+            )
+    write_file(note, (json.dumps(wanted) + "\n").encode())
+
+
+def _run(out: Path, settings: _Settings, patients: int, workers: int) -> Iterator[tuple[int, _Written]]:
+    """Write each patient; yields them as they are finished."""
+    if workers == 1:
+        for index in range(patients):
+            yield index, _write_patient(out, settings, index)
+        return
+    # Forked children would inherit locks of OpenCV's threads.
+    with ProcessPoolExecutor(workers, get_context("spawn"), cv2.setNumThreads, (1,)) as pool:
+        futures = {pool.submit(_write_patient, out, settings, index): index for index in range(patients)}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+
+
+def _write_patient(out: Path, settings: _Settings, index: int) -> _Written:
+    patient = plan_patient(settings.seed, index)
+    if isinstance(patient, CbisPatient):
+        return _write_cbis_patient(out, settings, index, patient)
+    return _write_ddsm_patient(out, settings, index, patient)
+
+
+def _films(settings: _Settings, index: int, patient: CbisPatient | DdsmPatient) -> Iterator[Film]:
+    """Make a patient's films, one at a time: at full size a film takes hundreds of megabytes."""
+    breast_size = float(np.random.default_rng([settings.seed, index, 1]).uniform())
+    for number, plan in enumerate(patient.films):
+        rng = np.random.default_rng([settings.seed, index, 2, number + 1])
+        yield make_film(rng, plan, patient.density, breast_size, settings.height, settings.width)
+
+
+def _write_cbis_patient(out: Path, settings: _Settings, index: int, patient: CbisPatient) -> _Written:
+    rng = np.random.default_rng([settings.seed, index, 3])
+    old_layout = index // 2 % 2 == 0
+    rows: list[TableRow] = []
+    truths: list[Truth] = []
+    for film in _films(settings, index, patient):
+        film_rows, film_truths = write_cbis_film(
+            out / "cbis-ddsm",
+            out / "truth",
+            patient,
+            film,
+            old_layout=old_layout,
+            rng=rng,
+            seed=settings.seed,
+        )
+        rows += film_rows
+        truths += film_truths
+    return _Written(tuple(rows), tuple(truths))
+
+
+def _write_ddsm_patient(out: Path, settings: _Settings, index: int, patient: DdsmPatient) -> _Written:
+    rng = np.random.default_rng([settings.seed, index, 3])
+    truths: list[Truth] = []
+    sizes: list[tuple[int, int]] = []
+    for film in _films(settings, index, patient):
+        truths.append(write_ddsm_film(out / "ddsm", out / "truth", patient, film, rng))
+        rows, columns = film.pixels.shape
+        sizes.append((rows, columns))
+    write_ics(out / "ddsm", patient, sizes, rng)
+    return _Written((), tuple(truths))
