@@ -6,10 +6,11 @@ as a string and is opened there.
 
 import hashlib
 import os
+import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from zipfile import BadZipFile
 
-import fsspec
 from fsspec.core import url_to_fs
 
 from mammo_etl.records import Reason, Rejection
@@ -94,11 +95,12 @@ def read_bytes(url: str, limit: int | None = None) -> bytes:
         if "://" not in url:
             with Path(url).open("rb") as file:
                 return file.read(-1 if limit is None else limit)
-        with fsspec.open(url, "rb") as file:
-            content: bytes = file.read(-1 if limit is None else limit)
-            return content
-    except OSError as error:
-        reason = error.strerror or str(error) or type(error).__name__
+        filesystem, path = url_to_fs(url)
+        # Not a file object's read: on an object store that would fetch a read-ahead block for a header.
+        content: bytes = filesystem.cat_file(path, end=limit)
+        return content
+    except (OSError, BadZipFile, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise SourceFileError(Reason.UNREADABLE_FILE, f"The file could not be read: {reason}.") from error
 
 

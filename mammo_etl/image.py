@@ -28,15 +28,17 @@ def write_image(source: Path, output: Path, clean: bool, mask: Path | None, sett
     view = find_ics_view(str(source))
     rows, columns = (view.rows, view.columns) if view else (None, None)
     film = read_film(str(source), rows, columns)
-    if clean or mask is not None:
-        scanner, institution = (view.scanner, view.institution) if view else ("", "")
-        grey = clean_film(film, scanner, institution, settings)
-        breast = find_breast(grey, settings)
-        if breast is None:
-            raise SourceFileError(Reason.NO_BREAST, "No breast was found on the film.")
-        if mask is not None:
-            _write(mask, breast.mask)
+    if not clean and mask is None:
+        _write(output, film.pixels)
+        return film
+    scanner, institution = (view.scanner, view.institution) if view else ("", "")
+    grey = clean_film(film, scanner, institution, settings)
+    breast = find_breast(grey, settings)
+    if breast is None:
+        raise SourceFileError(Reason.NO_BREAST, "No breast was found on the film.")
     _write(output, blacken(grey, breast.mask) if clean else film.pixels)
+    if mask is not None:
+        _write(mask, breast.mask)
     return film
 
 

@@ -1,0 +1,112 @@
+"""Any supported film file as pixels: DICOM, DDSM's lossless JPEG, PGM, PNG or TIFF, told apart by content."""
+
+import re
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from mammo_etl import dicom, ljpeg, pgm
+from mammo_etl.files import SourceFileError, read_bytes
+from mammo_etl.records import Reason
+
+_JPEG = b"\xff\xd8"
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_END = b"IEND"
+_TIFF = (b"II*\0", b"MM\0*")
+
+_OTHER_JPEG_FRAME = re.compile(rb"\xff(?:[\xc0-\xc2\xc5-\xc7\xc9-\xcb\xcd-\xcf]|\xc3.{7}[^\x01])", re.DOTALL)
+"""A frame other than lossless Huffman, or of more than one component (T.81 tables B.1 and B.2)."""
+
+
+@dataclass(frozen=True)
+class Film:
+    """Decoded pixels of one film."""
+
+    pixels: dicom.Pixels
+    """(rows, columns), 0 black."""
+    bits: int
+    """Bits that a pixel uses: its values are below 2 ** bits."""
+
+
+def read_film(url: str, rows: int | None = None, columns: int | None = None) -> Film:
+    """The pixels of a film; `rows` and `columns` is the size that its source states.
+
+    A lossless JPEG whose header has another shape with as many pixels is reshaped to it: some DDSM files have height and
+    width swapped. Raises SourceFileError: `film-size` for any other size than the stated one, `unreadable-file`,
+    `truncated-file`, or `unsupported-format` (colour among it).
+    """
+    content = read_bytes(url)
+    if not content:
+        raise SourceFileError(Reason.UNREADABLE_FILE, "The file is empty.")
+    if dicom.is_dicom(content[:132]):
+        film = Film(*dicom.decode(content))
+    elif content.startswith(_JPEG):
+        film = _decode_ljpeg(content)
+        if rows is not None and columns is not None and film.pixels.size == rows * columns:
+            film = Film(film.pixels.reshape(rows, columns), film.bits)
+    elif content.startswith((b"P2", b"P5")):
+        film = Film(*pgm.decode(content))
+    elif content.startswith((_PNG, *_TIFF)):
+        film = _decode_by_opencv(content)
+    else:
+        raise SourceFileError(
+            Reason.UNSUPPORTED_FORMAT,
+            "The file is of none of the supported formats: DICOM, lossless JPEG (DDSM), PGM, PNG, TIFF.",
+        )
+    height, width = film.pixels.shape
+    if (rows is not None and height != rows) or (columns is not None and width != columns):
+        raise SourceFileError(
+            Reason.FILM_SIZE, f"The film has {height} x {width} pixels, its source states {rows} x {columns}."
+        )
+    return film
+
+
+def read_ljpeg_header(url: str) -> ljpeg.LjpegHeader:
+    """The header of a lossless JPEG, from its first bytes; raises SourceFileError for anything else."""
+    start = read_bytes(url, 64 * 1024)
+    try:
+        return ljpeg.read_header(start)
+    except ljpeg.LjpegError as error:
+        raise _ljpeg_fault(start, error) from error
+
+
+def _decode_ljpeg(content: bytes) -> Film:
+    try:
+        return Film(ljpeg.decode(content), ljpeg.read_header(content).precision)
+    except ljpeg.LjpegError as error:
+        if b"\xff\xd9" not in content[-64:] and not _is_other_jpeg(content):
+            raise SourceFileError(
+                Reason.TRUNCATED_FILE, f"The lossless JPEG ends before its pixels do: {error}."
+            ) from error
+        raise _ljpeg_fault(content, error) from error
+
+
+def _ljpeg_fault(content: bytes, error: ljpeg.LjpegError) -> SourceFileError:
+    code = Reason.UNSUPPORTED_FORMAT if _is_other_jpeg(content) else Reason.UNREADABLE_FILE
+    return SourceFileError(code, f"The file is no lossless JPEG that can be decoded: {error}.")
+
+
+def _is_other_jpeg(content: bytes) -> bool:
+    header = content[: content.find(b"\xff\xda")]
+    return content.startswith(_JPEG) and _OTHER_JPEG_FRAME.search(header) is not None
+
+
+def _decode_by_opencv(content: bytes) -> Film:
+    if content.startswith(_PNG) and _PNG_END not in content[-4096:]:
+        raise SourceFileError(Reason.TRUNCATED_FILE, "The PNG file ends before its pixels do.")
+    try:
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise SourceFileError(Reason.UNREADABLE_FILE, "The image file could not be decoded.") from error
+    if pixels is None:
+        raise SourceFileError(Reason.UNREADABLE_FILE, "The image file could not be decoded.")
+    if pixels.ndim == 2 and pixels.dtype == np.uint8:
+        return Film(pixels.astype(np.uint8, copy=False), 8)
+    if pixels.ndim == 2 and pixels.dtype == np.uint16:
+        return Film(pixels.astype(np.uint16, copy=False), 16)
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    raise SourceFileError(
+        Reason.UNSUPPORTED_FORMAT,
+        f"Expected a grey image of 8 or 16 bits, found {channels} channel(s) of {pixels.dtype}.",
+    )

@@ -1,0 +1,289 @@
+"""CBIS-DDSM: DICOM files in any folder layout, and four tables.
+
+Files are joined to the tables by the SeriesInstanceUID of their headers, never by a path: layouts differ by downloader. What a
+finding's files are is decided by their content, since neither table nor file name nor description can be trusted.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from operator import attrgetter
+
+from mammo_etl import dicom
+from mammo_etl.cbis_tables import SOURCE, ListedFile, TableRow, read_tables
+from mammo_etl.dicom import DicomHeader
+from mammo_etl.files import SourceFileError, name_of
+from mammo_etl.film import read_film
+from mammo_etl.records import Finding, Reason, Rejection, RoiKind, Scan, Verdict, label_of
+from mammo_etl.sources import Inventory
+
+_LIKE_THE_FILM = 1.3
+"""Largest ratio of the sides of a film and its mask. Masks are known to be off by 50/43.5 = 1.15 (two scanners' pixel pitches); crops
+are far smaller but for the largest lesions, which are then told by depth and pixels."""
+
+_NUMBER = re.compile(r"(?:(?P<listed>\d{6})|\d+-(?P<instance>\d+))\.dcm", re.IGNORECASE)
+"""000001.dcm in the tables and older downloads is 1-2.dcm in newer ones."""
+
+_reject = partial(Rejection, stage="inventory", source=SOURCE)
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A DICOM file."""
+
+    path: str
+    header: DicomHeader
+
+    def has_size_of(self, film: "_File") -> bool:
+        """Whether it has as many rows and columns as the film."""
+        return (self.header.rows, self.header.columns) == (film.header.rows, film.header.columns)
+
+    def is_like(self, film: "_File") -> bool:
+        """Whether it has about the film's size."""
+        sides = ((self.header.rows, film.header.rows), (self.header.columns, film.header.columns))
+        return all(max(side) <= _LIKE_THE_FILM * min(side) for side in sides)
+
+
+@dataclass(frozen=True)
+class _Joined:
+    """DICOM files and tables, brought together."""
+
+    files: dict[ListedFile, list[_File]]
+    """For each file that a table names those of its series, by path; without files of one SOP instance beyond the first."""
+    unlisted: list[_File]
+    """Files that no table names."""
+
+
+@dataclass(frozen=True)
+class _Lost:
+    """Files rejected before, as far as their paths tell what they were."""
+
+    films: set[str]
+    """image_id."""
+    rois: dict[str, Rejection]
+    """By finding_id."""
+
+
+def wants(url: str) -> bool:
+    """Whether this is a .dcm file."""
+    return name_of(url).lower().endswith(".dcm")
+
+
+def read_header(url: str) -> DicomHeader:
+    """The header of a DICOM file; raises SourceFileError if the file cannot be used."""
+    return dicom.read_header(url)
+
+
+def assemble(files: Sequence[str], headers: Mapping[str, DicomHeader], rejects: Sequence[Rejection]) -> Inventory:
+    """Films and findings of the tables, as far as their files are there.
+
+    Reads the tables, and the pixels of those files only whose role their headers leave open.
+    """
+    if not any(wants(url) for url in files):
+        message = "There is no .dcm file here: expected CBIS-DDSM's DICOM files and its four tables."
+        return Inventory((), (), (*rejects, _reject(code=Reason.EMPTY_SOURCE, message=message)))
+    tables = read_tables(files)
+    joined = _join(headers, tables.rows)
+    rejects, lost = _explain(rejects, tables.rows)
+    left_out = [*rejects, *tables.rejects]
+    if tables.rows or not tables.rejects:
+        left_out += [_not_in_tables(file) for file in joined.unlisted]
+    rows_of: dict[str, list[TableRow]] = defaultdict(list)
+    for row in tables.rows:
+        rows_of[row.image_id].append(row)
+    scans: list[Scan] = []
+    findings: list[Finding] = []
+    for image_id, rows in rows_of.items():
+        found = joined.files[rows[0].image]
+        if not found:
+            if image_id not in lost.films:
+                left_out.append(_missing(rows[0]))
+            continue
+        film, *others = found
+        left_out += [_duplicate(image_id, other) for other in others]
+        scans.append(_scan(rows[0], film))
+        for row in rows:
+            finding, faults = _finding(row, film, joined, lost)
+            findings.append(finding)
+            left_out += faults
+    return Inventory(
+        tuple(sorted(scans, key=attrgetter("image_id"))),
+        tuple(sorted(findings, key=attrgetter("finding_id"))),
+        tuple(sorted(left_out, key=attrgetter("path", "image_id", "finding_id", "code"))),
+    )
+
+
+def _join(headers: Mapping[str, DicomHeader], rows: Iterable[TableRow]) -> _Joined:
+    instances: dict[tuple[str, str], _File] = {}
+    for path, header in sorted(headers.items()):
+        instances.setdefault((header.series_instance_uid, header.sop_instance_uid or path), _File(path, header))
+    by_series: dict[str, list[_File]] = defaultdict(list)
+    for file in instances.values():
+        by_series[file.header.series_instance_uid].append(file)
+    listed = {file for row in rows for file in (row.image, row.crop, row.mask)}
+    listed_series = {file.series_uid for file in listed}
+    # Copies with other UIDs are told by PatientID, which is the folder's name in the tables.
+    by_patient: dict[str, list[_File]] = defaultdict(list)
+    for file in instances.values():
+        if file.header.series_instance_uid not in listed_series:
+            by_patient[file.header.patient_id].append(file)
+    joined = {file: by_series.get(file.series_uid) or by_patient.get(file.folder, []) for file in listed}
+    used = {file.path for found in joined.values() for file in found}
+    return _Joined(joined, [file for file in instances.values() if file.path not in used])
+
+
+def _explain(rejects: Iterable[Rejection], rows: Iterable[TableRow]) -> tuple[list[Rejection], _Lost]:
+    """The rejections with the film or finding filled in that folder or series in the path tell: there is no header to ask."""
+    owners: dict[str, tuple[str, str]] = {}
+    for row in rows:
+        for file, finding_id in ((row.image, ""), (row.crop, row.finding_id), (row.mask, row.finding_id)):
+            owners[file.folder] = owners[file.series_uid] = (row.image_id, finding_id)
+    explained: list[Rejection] = []
+    lost = _Lost(set(), {})
+    for reject in sorted(rejects, key=attrgetter("path")):
+        segments = re.split(r"[/\\]", reject.path.split("::", 1)[0])
+        owner = next((owners[segment] for segment in segments if segment in owners), None)
+        if owner is None:
+            explained.append(reject)
+            continue
+        image_id, finding_id = owner
+        explained.append(replace(reject, image_id=image_id, finding_id=finding_id))
+        if finding_id:
+            lost.rois.setdefault(finding_id, reject)
+        else:
+            lost.films.add(image_id)
+    return explained, lost
+
+
+def _scan(row: TableRow, film: _File) -> Scan:
+    return Scan(
+        image_id=row.image_id,
+        source=SOURCE,
+        patient_id=row.patient_id,
+        laterality=row.laterality,
+        view=row.view,
+        normal=False,
+        path=film.path,
+        rows=film.header.rows,
+        columns=film.header.columns,
+        bits=film.header.bits_stored,
+        density=row.density,
+        official_split=row.split,
+        sop_instance_uid=film.header.sop_instance_uid,
+    )
+
+
+def _finding(row: TableRow, film: _File, joined: _Joined, lost: _Lost) -> tuple[Finding, list[Rejection]]:
+    """A finding, and why it is quarantined if its mask cannot be used."""
+    found = {file.path: file for listed in (row.crop, row.mask) for file in joined.files[listed] if file != film}
+    candidates = [file for _, file in sorted(found.items())]
+    mask, faults = _mask_among(candidates, film, row)
+    crops = sorted((file for file in candidates if file != mask), key=lambda file: file.header.bits_allocated != 16)
+    usable = mask is not None and mask.has_size_of(film)
+    if not usable:
+        verdict = Verdict.QUARANTINED
+        faults.append(_no_mask(row, mask, film, len(candidates), lost))
+    else:
+        verdict = Verdict.SWAPPED if mask is not None and _listed_as_crop(mask, row) else Verdict.AS_LISTED
+    finding = Finding(
+        finding_id=row.finding_id,
+        image_id=row.image_id,
+        source=SOURCE,
+        patient_id=row.patient_id,
+        abnormality=row.abnormality,
+        pathology=row.pathology,
+        pathology_listed=row.pathology_listed,
+        label=label_of(row.abnormality, row.pathology),
+        roi_kind=RoiKind.MASK if usable else RoiKind.NONE,
+        roi_path=mask.path if mask is not None and usable else "",
+        crop_path=crops[0].path if crops else "",
+        verdict=verdict,
+        assessment=row.assessment,
+        subtlety=row.subtlety,
+        descriptors=row.descriptors,
+    )
+    return finding, faults
+
+
+def _mask_among(candidates: Sequence[_File], film: _File, row: TableRow) -> tuple[_File | None, list[Rejection]]:
+    """The ROI mask among a finding's files: by depth and size, and only where these leave it open by pixels."""
+    likely = [file for file in candidates if file.header.bits_allocated == 8 and file.is_like(film)]
+    exact = [file for file in likely if file.has_size_of(film)]
+    for sure in (likely, exact):
+        if len(sure) == 1:
+            return sure[0], []
+    masks: list[_File] = []
+    faults: list[Rejection] = []
+    for file in likely or candidates:
+        try:
+            if _is_black_and_white(file):
+                masks.append(file)
+        except SourceFileError as error:
+            faults.append(
+                _reject(
+                    code=error.code,
+                    message=error.message,
+                    path=file.path,
+                    image_id=row.image_id,
+                    finding_id=row.finding_id,
+                )
+            )
+    masks.sort(key=lambda file: (not file.has_size_of(film), not file.is_like(film)))
+    return (masks[0] if masks else None), faults
+
+
+def _is_black_and_white(file: _File) -> bool:
+    pixels = read_film(file.path).pixels
+    return bool(((pixels == 0) | (pixels == pixels.max())).all())
+
+
+def _listed_as_crop(mask: _File, row: TableRow) -> bool:
+    """Whether the table names this file, a mask by content, as the cut-out."""
+    if row.crop.series_uid != row.mask.series_uid:
+        return mask.header.series_instance_uid == row.crop.series_uid
+    # Within a series only the file name tells; where it is another than the tables know there is nothing to compare.
+    number = _number(name_of(mask.path))
+    return number is not None and number == _number(row.crop.name) != _number(row.mask.name)
+
+
+def _number(name: str) -> int | None:
+    """Position of a file in its series, from 0."""
+    match = _NUMBER.fullmatch(name)
+    if match is None:
+        return None
+    return int(match["listed"]) if match["listed"] else int(match["instance"]) - 1
+
+
+def _no_mask(row: TableRow, mask: _File | None, film: _File, candidates: int, lost: _Lost) -> Rejection:
+    reject = partial(_reject, image_id=row.image_id, finding_id=row.finding_id)
+    size = f"{film.header.rows} x {film.header.columns}"
+    if mask is not None:
+        message = f"The ROI mask has {mask.header.rows} x {mask.header.columns} pixels, its film {size}."
+        return reject(code=Reason.MASK_SIZE, message=message, path=mask.path)
+    if row.finding_id in lost.rois:
+        fault = lost.rois[row.finding_id]
+        message = f"The finding's ROI mask cannot be used: {name_of(fault.path)} was rejected ({fault.code.value})."
+        return reject(code=Reason.MISSING_MASK, message=message, path=fault.path)
+    message = (
+        f"None of the finding's {candidates} files is a ROI mask: expected 8 bits and about {size} pixels."
+        if candidates
+        else "The table lists a ROI mask whose file is not there."
+    )
+    return reject(code=Reason.MISSING_MASK, message=message, path=row.mask.path)
+
+
+def _missing(row: TableRow) -> Rejection:
+    message = "The table lists a film whose file is not there."
+    return _reject(code=Reason.MISSING_FILES, message=message, path=row.image.path, image_id=row.image_id)
+
+
+def _duplicate(image_id: str, file: _File) -> Rejection:
+    message = "The film's series holds another SOP instance already: expected one file."
+    return _reject(code=Reason.DUPLICATE_IMAGE, message=message, path=file.path, image_id=image_id)
+
+
+def _not_in_tables(file: _File) -> Rejection:
+    message = "No table names the series of this DICOM file."
+    return _reject(code=Reason.NOT_IN_TABLES, message=message, path=file.path)

@@ -1,0 +1,530 @@
+"""CBIS-DDSM: tables and DICOM files made here in every layout and with every fault known of the originals, and the real tables."""
+
+import csv
+import io
+import random
+import shutil
+import zipfile
+from collections import Counter
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ImplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+
+from mammo_etl import dicom
+from mammo_etl.cbis_tables import read_tables
+from mammo_etl.files import SourceFileError, list_files
+from mammo_etl.film import Film, read_film
+from mammo_etl.records import Abnormality, Label, Laterality, Pathology, Reason, Rejection, RoiKind, Verdict, View
+from mammo_etl.sources import Inventory, cbis_ddsm
+
+ROWS, COLUMNS = 40, 30
+FILM = np.random.default_rng(3).integers(0, 65536, (ROWS, COLUMNS), dtype=np.uint16)
+CROP = FILM[5:15, 5:17].copy()
+MASK = np.zeros((ROWS, COLUMNS), np.uint8)
+MASK[6:14, 6:16] = 255
+
+TABLE = "mass_case_description_train_set.csv"
+LAYOUTS = ("old", "new", "api", "tables", "flat")
+
+
+def dicom_bytes(
+    pixels: NDArray[np.generic], patient: str, series: str, sop: str | None = None, description: str = ""
+) -> bytes:
+    dataset = Dataset()
+    dataset.SOPClassUID = SecondaryCaptureImageStorage
+    dataset.SOPInstanceUID = sop or generate_uid()
+    dataset.SeriesInstanceUID, dataset.StudyInstanceUID = series, "1.2.3"
+    dataset.PatientID, dataset.SeriesDescription = patient, description
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.SamplesPerPixel, dataset.PixelRepresentation = 1, 0
+    dataset.BitsAllocated = dataset.BitsStored = 8 * pixels.dtype.itemsize
+    dataset.HighBit = dataset.BitsStored - 1
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.PixelData = pixels.tobytes()
+    dataset["PixelData"].VR = "OB" if pixels.dtype.itemsize == 1 else "OW"
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    stream = BytesIO()
+    dataset.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
+
+
+def series_uid(*names: object) -> str:
+    return generate_uid(entropy_srcs=[str(name) for name in names])
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the files of one series lie, in the layout of one downloader, and what the tables call them."""
+
+    root: Path
+    layout: str
+    patient: str
+    series: str
+
+    def path(self, number: int) -> Path:
+        folders = {
+            "old": (self.patient, "10-04-2016-DDSM-30104", f"1-ROI mask images-{self.series[-5:]}"),
+            "new": (self.patient, "07-20-2016-DDSM-NA-74994", f"1.000000-cropped images-{self.series[-5:]}"),
+            "api": (self.patient, "1.2.3", self.series),
+            "tables": (self.patient, "1.2.3", self.series),
+            "flat": (),
+        }[self.layout]
+        name = {
+            "new": f"1-{number + 1}.dcm",
+            "api": f"1-{number + 1}.dcm",
+            "flat": f"{self.patient}-{number}-{self.series[-8:]}.DCM",
+        }.get(self.layout, f"{number:06d}.dcm")
+        return self.root.joinpath(*folders, name)
+
+    def write(self, number: int, pixels: NDArray[np.generic], **fields: str) -> Path:
+        path = self.path(number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(dicom_bytes(pixels, self.patient, self.series, **fields))
+        return path
+
+    def listed(self, number: int) -> str:
+        return f"{self.patient}/1.2.3/{self.series}/{number:06d}.dcm"
+
+
+@dataclass
+class Case:
+    """A film with findings, as it goes to disk and into the table."""
+
+    root: Path
+    layout: str = "old"
+    patient: str = "P_00001"
+    laterality: str = "LEFT"
+    view: str = "CC"
+    kind: str = "mass"
+    part: str = "Training"
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind.title()}-{self.part}_{self.patient}_{self.laterality}_{self.view}"
+
+    def film(self) -> Place:
+        return Place(self.root, self.layout, self.name, series_uid(self.name))
+
+    def roi(self, number: int = 1, which: str = "both") -> Place:
+        return Place(self.root, self.layout, f"{self.name}_{number}", series_uid(self.name, number, which))
+
+    def row(self, number: int = 1, crop: str | None = None, mask: str | None = None, **values: str) -> dict[str, str]:
+        roi = self.roi(number)
+        described = {
+            "mass": {"breast_density": "3", "mass shape": "OVAL", "mass margins": "SPICULATED"},
+            "calc": {"breast density": "3", "calc type": "PLEOMORPHIC", "calc distribution": "N/A"},
+        }[self.kind]
+        return {
+            "patient_id": self.patient,
+            **described,
+            "left or right breast": self.laterality,
+            "image view": self.view,
+            "abnormality id": str(number),
+            "abnormality type": "mass" if self.kind == "mass" else "calcification",
+            "assessment": "4",
+            "pathology": "MALIGNANT",
+            "subtlety": "0",
+            "image file path": self.film().listed(0),
+            "cropped image file path": crop or roi.listed(0),
+            "ROI mask file path": (mask or roi.listed(1)) + "\n",
+        } | values
+
+    def write(self) -> "Case":
+        """A film with one finding whose crop is file 0 and whose mask file 1."""
+        self.film().write(0, FILM)
+        self.roi().write(0, CROP)
+        self.roi().write(1, MASK)
+        return self
+
+
+def write_table(root: Path, rows: list[dict[str, str]], name: str = TABLE, newline: str = "\n") -> None:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator=newline)
+    writer.writeheader()
+    writer.writerows(rows)
+    root.mkdir(parents=True, exist_ok=True)
+    (root / name).write_bytes(text.getvalue().encode())
+
+
+def inventory_of(root: Path | str) -> Inventory:
+    listing = list_files(str(root), "cbis-ddsm")
+    headers, rejects = {}, list(listing.rejects)
+    for url in listing.files:
+        if cbis_ddsm.wants(url):
+            try:
+                headers[url] = cbis_ddsm.read_header(url)
+            except SourceFileError as error:
+                rejects.append(Rejection(stage="inventory", code=error.code, message=error.message, path=url))
+    result = cbis_ddsm.assemble(listing.files, headers, rejects)
+    files, items = list(listing.files), list(headers.items())
+    random.Random(1).shuffle(files)
+    random.Random(2).shuffle(items)
+    assert cbis_ddsm.assemble(files, dict(items), rejects[::-1]) == result
+    return result
+
+
+def codes(inventory: Inventory) -> list[tuple[Reason, str]]:
+    return sorted((reject.code, reject.finding_id or reject.image_id) for reject in inventory.rejects)
+
+
+IMAGE = "cbis-ddsm_P_00001_LEFT_CC_mass"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("swapped", [False, True])
+def test_every_layout(tmp_path: Path, layout: str, swapped: bool) -> None:
+    case = Case(tmp_path / "images", layout)
+    film = case.film().write(0, FILM, sop="1.2.3.4")
+    crop = case.roi().write(1 if swapped else 0, CROP, description="ROI mask images")
+    mask = case.roi().write(0 if swapped else 1, MASK, description="ROI mask images")
+    write_table(tmp_path / "tables", [case.row()])
+    inventory = inventory_of(tmp_path)
+    (scan,), (finding,) = inventory.scans, inventory.findings
+    assert inventory.rejects == ()
+    assert (scan.image_id, scan.patient_id, scan.laterality, scan.view) == (IMAGE, "P_00001", Laterality.LEFT, View.CC)
+    assert (scan.path, scan.sop_instance_uid) == (str(film), "1.2.3.4")
+    assert (scan.rows, scan.columns, scan.bits, scan.density, scan.pixel_um) == (ROWS, COLUMNS, 16, 3, None)
+    assert (scan.normal, scan.official_split, scan.scanner, scan.institution) == (False, "train", "", "")
+    assert (finding.finding_id, finding.image_id, finding.label) == (f"{IMAGE}_1", IMAGE, Label.MALIGNANT_MASS)
+    assert (finding.roi_kind, finding.roi_path, finding.crop_path) == (RoiKind.MASK, str(mask), str(crop))
+    assert (finding.assessment, finding.subtlety, finding.descriptors) == (4, 0, "OVAL; SPICULATED")
+    # Flat file names are the downloader's own: within one series there is nothing to compare the table with.
+    expected = Verdict.SWAPPED if swapped and layout != "flat" else Verdict.AS_LISTED
+    assert finding.verdict is expected
+
+
+def test_zip(tmp_path: Path) -> None:
+    case = Case(tmp_path / "x").write()
+    write_table(tmp_path / "x", [case.row()])
+    with zipfile.ZipFile(tmp_path / "cbis.zip", "w") as archive:
+        for path in (tmp_path / "x").rglob("*.*"):
+            archive.write(path, path.relative_to(tmp_path / "x"))
+    inventory = inventory_of(tmp_path / "cbis.zip")
+    assert (len(inventory.scans), len(inventory.findings), inventory.rejects) == (1, 1, ())
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_crop_and_mask_in_series_of_their_own(tmp_path: Path, swapped: bool) -> None:
+    case = Case(tmp_path)
+    case.film().write(0, FILM)
+    one, other = case.roi(1, "one"), case.roi(1, "other")
+    crop, mask = one.write(0, CROP), other.write(0, MASK)
+    listed = (other.listed(0), one.listed(0)) if swapped else (one.listed(0), other.listed(0))
+    write_table(tmp_path, [case.row(1, *listed)])
+    (finding,) = inventory_of(tmp_path).findings
+    assert (finding.roi_path, finding.crop_path) == (str(mask), str(crop))
+    assert finding.verdict is (Verdict.SWAPPED if swapped else Verdict.AS_LISTED)
+
+
+LARGE_CROP = FILM[:36, :27].copy()
+EIGHT = (FILM >> 8).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("files", "mask_number", "reads"),
+    [
+        # By depth and size alone.
+        ((CROP, MASK), 1, 0),
+        ((LARGE_CROP, MASK), 1, 0),
+        ((EIGHT[5:15, 5:17], MASK), 1, 0),
+        ((MASK,), 0, 0),
+        # Two 8-bit files about as large as the film: the one of exactly its size.
+        ((EIGHT[:36, :27], MASK), 1, 0),
+        # Of the same size, or without an 8-bit file of the film's size: by pixels.
+        ((EIGHT, MASK), 1, 2),
+        ((CROP, MASK.astype(np.uint16) * 257), 1, 2),
+        ((FILM, MASK.astype(np.uint16)), 1, 2),
+    ],
+)
+def test_roles_by_content(
+    tmp_path: Path,
+    files: tuple[NDArray[np.generic], ...],
+    mask_number: int,
+    reads: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = Case(tmp_path)
+    case.film().write(0, FILM)
+    paths = [case.roi().write(number, np.ascontiguousarray(pixels)) for number, pixels in enumerate(files)]
+    write_table(tmp_path, [case.row()])
+    inventory_of(tmp_path)
+    opened: list[str] = []
+
+    def spy(url: str) -> Film:
+        opened.append(url)
+        return read_film(url)
+
+    monkeypatch.setattr(cbis_ddsm, "read_film", spy)
+    headers = {str(path): dicom.read_header(str(path)) for path in tmp_path.rglob("*.dcm")}
+    inventory = cbis_ddsm.assemble([*headers, str(tmp_path / TABLE)], headers, [])
+    (finding,) = inventory.findings
+    assert finding.roi_path == str(paths[mask_number])
+    assert finding.crop_path == "".join(str(path) for path in paths if path != paths[mask_number])
+    assert len(opened) == reads
+    assert inventory.rejects == ()
+
+
+@pytest.mark.parametrize(
+    ("files", "code"),
+    [
+        ((), Reason.MISSING_MASK),
+        ((CROP,), Reason.MISSING_MASK),
+        ((EIGHT[5:15, 5:17],), Reason.MISSING_MASK),
+        ((CROP, LARGE_CROP), Reason.MISSING_MASK),
+        # Masks that are too large by 50/43.5, or far too small.
+        ((CROP, np.zeros((46, 34), np.uint8)), Reason.MASK_SIZE),
+        ((CROP, np.zeros((10, 10), np.uint8)), Reason.MASK_SIZE),
+        ((CROP, np.zeros((ROWS, COLUMNS - 1), np.uint8)), Reason.MASK_SIZE),
+    ],
+)
+def test_quarantine(tmp_path: Path, files: tuple[NDArray[np.generic], ...], code: Reason) -> None:
+    case = Case(tmp_path)
+    case.film().write(0, FILM)
+    for number, pixels in enumerate(files):
+        case.roi().write(number, np.ascontiguousarray(pixels))
+    write_table(tmp_path, [case.row()])
+    inventory = inventory_of(tmp_path)
+    (finding,) = inventory.findings
+    assert (finding.verdict, finding.roi_kind, finding.roi_path) == (Verdict.QUARANTINED, RoiKind.NONE, "")
+    assert codes(inventory) == [(code, f"{IMAGE}_1")]
+    assert len(inventory.scans) == 1
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[:-1])
+def test_truncated_mask(tmp_path: Path, layout: str) -> None:
+    case = Case(tmp_path, layout).write()
+    path = case.roi().path(1)
+    path.write_bytes(path.read_bytes()[:-100])
+    write_table(tmp_path, [case.row()])
+    inventory = inventory_of(tmp_path)
+    assert inventory.findings[0].verdict is Verdict.QUARANTINED
+    assert codes(inventory) == [(Reason.MISSING_MASK, f"{IMAGE}_1"), (Reason.TRUNCATED_FILE, f"{IMAGE}_1")]
+    (message,) = [reject.message for reject in inventory.rejects if reject.code is Reason.MISSING_MASK]
+    assert f"{path.name} was rejected (truncated-file)" in message
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[:-1])
+def test_truncated_film(tmp_path: Path, layout: str) -> None:
+    case = Case(tmp_path, layout).write()
+    path = case.film().path(0)
+    path.write_bytes(path.read_bytes()[:-100])
+    write_table(tmp_path, [case.row()])
+    inventory = inventory_of(tmp_path)
+    # Neither missing too, nor are its findings there.
+    assert codes(inventory) == [(Reason.TRUNCATED_FILE, IMAGE)]
+    assert (inventory.scans, inventory.findings) == ((), ())
+
+
+def test_mask_whose_pixels_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(tmp_path)
+    case.film().write(0, FILM)
+    case.roi().write(0, np.ascontiguousarray(EIGHT))
+    case.roi().write(1, MASK)
+    write_table(tmp_path, [case.row()])
+
+    def broken(url: str) -> None:
+        raise SourceFileError(Reason.UNREADABLE_FILE, "The file is broken.")
+
+    monkeypatch.setattr(cbis_ddsm, "read_film", broken)
+    assert codes(inventory_of(tmp_path)) == [
+        (Reason.MISSING_MASK, f"{IMAGE}_1"),
+        (Reason.UNREADABLE_FILE, f"{IMAGE}_1"),
+        (Reason.UNREADABLE_FILE, f"{IMAGE}_1"),
+    ]
+
+
+def test_missing_film_is_reported_once(tmp_path: Path) -> None:
+    case = Case(tmp_path).write()
+    case.film().path(0).unlink()
+    write_table(tmp_path, [case.row(1), case.row(2), case.row(4)])
+    inventory = inventory_of(tmp_path)
+    assert codes(inventory) == [(Reason.MISSING_FILES, IMAGE)]
+    assert inventory.rejects[0].path == case.film().listed(0)
+    assert inventory.findings == ()
+
+
+def test_findings_of_one_film(tmp_path: Path) -> None:
+    case = Case(tmp_path).write()
+    # Numbers are skipped at times.
+    case.roi(3).write(0, CROP)
+    case.roi(3).write(1, MASK)
+    write_table(tmp_path, [case.row(3), case.row(1)])
+    inventory = inventory_of(tmp_path)
+    assert [finding.finding_id for finding in inventory.findings] == [f"{IMAGE}_1", f"{IMAGE}_3"]
+    assert len(inventory.scans) == 1
+
+
+def test_mass_and_calcification_of_one_view_are_two_films(tmp_path: Path) -> None:
+    mass, calc = Case(tmp_path).write(), Case(tmp_path, kind="calc", part="Test").write()
+    write_table(tmp_path, [mass.row()])
+    write_table(
+        tmp_path / "deeper",
+        [calc.row(pathology="BENIGN_WITHOUT_CALLBACK")],
+        "CALC_case_description_TEST_set.csv",
+        "\r\n",
+    )
+    inventory = inventory_of(tmp_path)
+    assert [scan.image_id for scan in inventory.scans] == [IMAGE[:-4] + "calc", IMAGE]
+    assert [scan.official_split for scan in inventory.scans] == ["test", "train"]
+    finding = inventory.findings[0]
+    assert (finding.abnormality, finding.pathology) == (Abnormality.CALCIFICATION, Pathology.BENIGN)
+    assert finding.pathology_listed == "BENIGN_WITHOUT_CALLBACK"
+    assert finding.descriptors == "PLEOMORPHIC"
+    assert inventory.rejects == ()
+
+
+def test_files_that_no_table_names(tmp_path: Path) -> None:
+    case = Case(tmp_path).write()
+    stranger = Case(tmp_path, patient="P_00002").write()
+    write_table(tmp_path, [case.row()])
+    inventory = inventory_of(tmp_path)
+    assert [reject.code for reject in inventory.rejects] == [Reason.NOT_IN_TABLES] * 3
+    assert {reject.path for reject in inventory.rejects} == {
+        str(path) for path in (stranger.film().path(0), stranger.roi().path(0), stranger.roi().path(1))
+    }
+    assert len(inventory.scans) == 1
+
+
+def test_copies_of_a_file(tmp_path: Path) -> None:
+    case = Case(tmp_path / "a").write()
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    write_table(tmp_path, [case.row()])
+    write_table(tmp_path / "again", [case.row()])
+    inventory = inventory_of(tmp_path)
+    assert inventory.rejects == ()
+    assert inventory.scans[0].path == str(case.film().path(0))
+    assert inventory.findings[0].roi_path == str(case.roi().path(1))
+
+
+def test_two_films_in_one_series(tmp_path: Path) -> None:
+    case = Case(tmp_path).write()
+    second = case.film().write(1, FILM)
+    write_table(tmp_path, [case.row()])
+    inventory = inventory_of(tmp_path)
+    assert [(reject.code, reject.path, reject.image_id) for reject in inventory.rejects] == [
+        (Reason.DUPLICATE_IMAGE, str(second), IMAGE)
+    ]
+    assert inventory.scans[0].path == str(case.film().path(0))
+
+
+def test_joined_by_patient_where_series_were_renamed(tmp_path: Path) -> None:
+    case = Case(tmp_path)
+    film = Place(tmp_path, "new", case.name, "9.9.1").write(0, FILM)
+    crop = Place(tmp_path, "new", f"{case.name}_1", "9.9.2").write(0, CROP)
+    mask = Place(tmp_path, "new", f"{case.name}_1", "9.9.2").write(1, MASK)
+    write_table(tmp_path, [case.row()])
+    inventory = inventory_of(tmp_path)
+    assert inventory.rejects == ()
+    assert inventory.scans[0].path == str(film)
+    assert (inventory.findings[0].roi_path, inventory.findings[0].crop_path) == (str(mask), str(crop))
+
+
+def test_odd_patient_id_is_joined_by_series(tmp_path: Path) -> None:
+    # One mask of the collection has this PatientID and no description.
+    case = Case(tmp_path).write()
+    roi = case.roi()
+    roi.path(1).write_bytes(dicom_bytes(MASK, "P_00562_LEFT_CC_2.dcm", roi.series))
+    write_table(tmp_path, [case.row()])
+    inventory = inventory_of(tmp_path)
+    assert inventory.rejects == ()
+    assert inventory.findings[0].roi_path == str(roi.path(1))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"pathology": "UNPROVEN"},
+        {"left or right breast": "BOTH"},
+        {"image view": ""},
+        {"abnormality id": "x"},
+        {"abnormality type": "other"},
+        {"patient_id": "Smith"},
+        {"image file path": "000000.dcm"},
+        {"ROI mask file path": ""},
+    ],
+)
+def test_rows_that_are_not_understood(tmp_path: Path, values: dict[str, str]) -> None:
+    case = Case(tmp_path).write()
+    write_table(tmp_path, [case.row(), case.row(2, **values)])
+    inventory = inventory_of(tmp_path)
+    (reject,) = [reject for reject in inventory.rejects if reject.code is Reason.BAD_TABLE_ROW]
+    assert reject.path == str(tmp_path / TABLE)
+    assert reject.message.startswith("Row 2: ")
+    assert [finding.finding_id for finding in inventory.findings] == [f"{IMAGE}_1"]
+
+
+def test_second_row_of_a_finding(tmp_path: Path) -> None:
+    case = Case(tmp_path).write()
+    write_table(tmp_path, [case.row(), case.row(pathology="BENIGN")])
+    inventory = inventory_of(tmp_path)
+    assert [reject.code for reject in inventory.rejects] == [Reason.BAD_TABLE_ROW]
+    assert inventory.findings[0].pathology is Pathology.MALIGNANT
+
+
+def test_tables_that_cannot_be_used(tmp_path: Path) -> None:
+    case = Case(tmp_path).write()
+    row = case.row()
+    del row["pathology"]
+    write_table(tmp_path, [row])
+    assert [reject.code for reject in inventory_of(tmp_path).rejects] == [Reason.BAD_TABLE]
+    assert "pathology" in inventory_of(tmp_path).rejects[0].message
+    for content in (b"", b'a,"b\nc', b"\xff\xfe\0"):
+        (tmp_path / TABLE).write_bytes(content)
+        inventory = inventory_of(tmp_path)
+        assert [reject.code for reject in inventory.rejects] == [Reason.BAD_TABLE]
+        assert inventory.rejects[0].path == str(tmp_path / TABLE)
+    (tmp_path / TABLE).unlink()
+    assert [reject.code for reject in inventory_of(tmp_path).rejects] == [Reason.BAD_TABLE]
+
+
+def test_tables_that_differ(tmp_path: Path) -> None:
+    case = Case(tmp_path).write()
+    write_table(tmp_path / "a", [case.row()])
+    write_table(tmp_path / "b", [case.row(pathology="BENIGN")])
+    inventory = inventory_of(tmp_path)
+    assert [(reject.code, reject.path) for reject in inventory.rejects] == [
+        (Reason.BAD_TABLE, str(tmp_path / "b" / TABLE))
+    ]
+    assert inventory.findings[0].pathology is Pathology.MALIGNANT
+
+
+def test_no_dicom_files(tmp_path: Path) -> None:
+    write_table(tmp_path, [Case(tmp_path).row()])
+    assert [reject.code for reject in inventory_of(tmp_path).rejects] == [Reason.EMPTY_SOURCE]
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_real_tables(realdata: Path, tmp_path: Path, newline: str) -> None:
+    for path in (realdata / "cbis_csv").glob("*.csv"):
+        text = path.read_bytes().replace(b"\r\n", b"\n").decode()
+        # Some copies have every line end, those within values too, in Windows' way.
+        (tmp_path / path.name.upper()).write_bytes(text.replace("\n", newline).encode())
+    tables = read_tables(str(path) for path in tmp_path.iterdir())
+    assert tables.rejects == ()
+    assert len({row.finding_id for row in tables.rows}) == len(tables.rows) == 3568
+    assert len({row.image_id for row in tables.rows}) == 3103
+    assert len({row.patient_id for row in tables.rows}) == 1566
+    assert Counter((row.pathology, row.abnormality) for row in tables.rows) == {
+        (Pathology.BENIGN, Abnormality.CALCIFICATION): 1199,
+        (Pathology.BENIGN, Abnormality.MASS): 912,
+        (Pathology.MALIGNANT, Abnormality.CALCIFICATION): 673,
+        (Pathology.MALIGNANT, Abnormality.MASS): 784,
+    }
+    assert Counter(row.split for row in tables.rows) == {"train": 1318 + 1546, "test": 378 + 326}
+    # One series, and one split, for each film.
+    assert len({(row.image_id, row.image.series_uid, row.split) for row in tables.rows}) == 3103
+    row = next(row for row in tables.rows if row.finding_id == "cbis-ddsm_P_00005_RIGHT_CC_calc_1")
+    assert row.mask.name == "000000.dcm"
+    assert row.crop.name == "000001.dcm"
+    assert row.crop.series_uid == "1.3.6.1.4.1.9590.100.1.2.393344010211719049419601138200355094682"
+    assert row.descriptors == "AMORPHOUS; CLUSTERED"
+    zero = [row for row in tables.rows if row.subtlety == 0]
+    assert len(zero) == 2
+    assert sum(row.density is None for row in tables.rows) == 2
