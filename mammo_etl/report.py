@@ -1,0 +1,453 @@
+"""The page of a dataset run: one self-contained HTML file that says what is in the run and shows some of its films."""
+
+import base64
+import itertools
+import json
+import math
+import re
+import statistics
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from numpy.typing import NDArray
+
+from mammo_etl.convert import decode_png
+from mammo_etl.files import name_of
+from mammo_etl.records import (
+    REASONS,
+    Box,
+    Finding,
+    Label,
+    Laterality,
+    Rejection,
+    RoiKind,
+    Scan,
+    Split,
+    Verdict,
+    View,
+)
+from mammo_etl.roi import Region, region_from_json
+from mammo_etl.schema import from_rows
+from mammo_etl.split import unit_interval
+from mammo_etl.workspace import write_bytes
+
+LONG_SIDE = 420
+"""Longest side of a film in the page, pixels."""
+_SAMPLES = 12
+_DOUBTFUL = 6
+_EXAMPLES = 5
+"""Examples per reason of rejection."""
+_MESSAGE = 300
+"""Longest message quoted, characters."""
+_JPEG = [cv2.IMWRITE_JPEG_QUALITY, 80]
+_DIAMETERS = [0, 16, 32, 64, 128, 256, 512, 1024, math.inf]
+"""Bins of the ROI sizes, pixels: octaves, since they range from single calcifications to half a breast."""
+_DOUBTS = [
+    ("lowest solidity", "solidity", False),
+    ("most border contact", "border_contact", True),
+    ("smallest share of the film", "area_share", False),
+    ("largest share of the film", "area_share", True),
+]
+"""What makes a breast mask doubtful: in words, the receipt's figure, and whether the largest value is the worst."""
+_FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/'\":]+/)+")
+"""The folders of an absolute path within a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A finding with a ROI on its film."""
+
+    finding_id: str
+    image_id: str
+    label: int
+    pixels: float
+    """Diameter of the circle of the ROI's area, pixels."""
+    millimetres: float | None
+    """The same, where the pixel pitch is known."""
+    patches: int
+    """Patches that show most of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnRegion:
+    """A ROI on a film's picture; places in pixels of the picture."""
+
+    number: int
+    """1 and up within the film, as in its caption."""
+    finding_id: str
+    label: int
+    path: str
+    """Outline as SVG path data."""
+    x: float
+    """Where its number stands."""
+    y: float
+    anchor: str
+    """Which end of the number that place is: start or end."""
+
+
+@dataclass(frozen=True, slots=True)
+class FilmPicture:
+    """A film reduced to at most `LONG_SIDE` pixels, and what is drawn on it; the origin is the film's top-left corner."""
+
+    scan: Scan
+    split: str
+    """Empty for a film without patches."""
+    width: int
+    height: int
+    jpeg: str
+    """The film in base64."""
+    breast: str
+    """Outline of the breast mask as SVG path data."""
+    patches: Mapping[int, str]
+    """Boxes of the patches of each class as SVG path data."""
+    patch_count: int
+    regions: Sequence[DrawnRegion]
+    findings: Sequence[tuple[int, int]]
+    """Number (0 if not located) and class of each finding."""
+
+
+def write_report(folder: Path, images: Path, manifest: Mapping[str, Any]) -> None:
+    """Writes `folder`/report.html, whole or not at all.
+
+    `folder` holds the four tables of the run, `images` the cleaned films and receipts of the run's cleaning settings.
+    `manifest` has `run_id`, `parent`, `sources`, `settings`, `timings`, `phantom` and `warnings`. Equal arguments give
+    equal bytes. Raises FileNotFoundError if a table, a receipt or the PNG of a film that is shown is missing.
+    """
+    scans = from_rows(pq.read_table(folder / "scans.parquet").to_pylist(), Scan)
+    findings = from_rows(pq.read_table(folder / "findings.parquet").to_pylist(), Finding)
+    rejects = from_rows(pq.read_table(folder / "rejects.parquet").to_pylist(), Rejection)
+    columns = ["source", "image_id", "patient_id", "split", "label", "finding_id", "y", "x", "size"]
+    patches = pd.read_parquet(folder / "patches.parquet", columns=columns)
+    receipts = {
+        scan.image_id: json.loads((images / f"{scan.image_id}.json").read_text(encoding="utf-8")) for scan in scans
+    }
+    located = _located(scans, receipts, patches)
+    doubtful = doubtful_masks({image_id: receipt["quality"] for image_id, receipt in receipts.items()})
+    samples = choose_films(scans, _classes_of_films(patches, located), doubtful)
+    pictures = {
+        scan.image_id: draw_film(
+            scan,
+            receipts[scan.image_id],
+            (images / f"{scan.image_id}.png").read_bytes(),
+            [finding for finding in findings if finding.image_id == scan.image_id],
+            patches[patches["image_id"] == scan.image_id],
+        )
+        for scan in scans
+        if scan.image_id in samples or scan.image_id in doubtful
+    }
+    page = _template().render(
+        manifest=manifest,
+        sources=[
+            {**source, "name": ", ".join(name_of(path) or path for path in source["paths"])}
+            for source in manifest["sources"]
+        ],
+        warnings=[without_folders(text) for text in manifest["warnings"]],
+        counts={
+            "films": len(scans),
+            "patients": len({(scan.source, scan.patient_id) for scan in scans}),
+            "findings": len(findings),
+            "patches": len(patches),
+            "rejects": len(rejects),
+        },
+        labels=list(Label),
+        balance=_balance(patches),
+        normal_share=manifest["settings"]["plan"]["normal_share"],
+        in_two_splits=_patients_in_two_splits(patches),
+        views=[(side, view) for side in Laterality for view in View],
+        films=_film_groups(scans),
+        samples=[pictures[image_id] for image_id in sorted(samples)],
+        doubtful=[(pictures[image_id], note) for image_id, note in doubtful.items()],
+        kinds=list(RoiKind),
+        verdicts=list(Verdict),
+        findings=_finding_rows(findings, located),
+        diameters=_diameter_bins(located),
+        without_patch=sorted(item.finding_id for item in located if item.patches == 0),
+        rejects=_reject_groups(rejects),
+    )
+    write_bytes(folder / "report.html", page.encode())
+
+
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("mammo_etl"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"span": _span, "thousands": "{:,}".format}
+    return environment.get_template("report.html.j2")
+
+
+def _span(values: Iterable[float], digits: int = 0) -> str:
+    """Smallest, median and largest of some numbers, as `1 / 2 / 3`; empty if there are none."""
+    known = sorted(values)
+    if not known:
+        return ""
+    return " / ".join(f"{value:,.{digits}f}" for value in (known[0], statistics.median(known), known[-1]))
+
+
+def without_folders(text: str) -> str:
+    """A sentence in which absolute paths are cut to the file's name: where the data lie concerns their machine alone."""
+    return _FOLDERS.sub("", text)
+
+
+def _located(scans: Iterable[Scan], receipts: Mapping[str, Any], patches: pd.DataFrame) -> list[Located]:
+    of_finding = Counter(patches["finding_id"])
+    found = []
+    for scan in scans:
+        for region in receipts[scan.image_id]["regions"]:
+            diameter = 2 * math.sqrt(region["area"] / math.pi)
+            found.append(
+                Located(
+                    finding_id=region["finding_id"],
+                    image_id=scan.image_id,
+                    label=region["label"],
+                    pixels=diameter,
+                    millimetres=None if scan.pixel_um is None else diameter * scan.pixel_um / 1000,
+                    patches=of_finding[region["finding_id"]],
+                )
+            )
+    return found
+
+
+def _classes_of_films(patches: pd.DataFrame, located: Iterable[Located]) -> dict[str, set[int]]:
+    """Classes that a film's picture can show, by its patches and ROIs."""
+    classes: dict[str, set[int]] = {}
+    pairs = patches[["image_id", "label"]].drop_duplicates()
+    for image_id, label in zip(pairs["image_id"], pairs["label"], strict=True):
+        classes.setdefault(image_id, set()).add(int(label))
+    for item in located:
+        classes.setdefault(item.image_id, set()).add(item.label)
+    return classes
+
+
+def _balance(patches: pd.DataFrame) -> list[dict[str, Any]]:
+    """One row per split, and one for all; `counts` are the patches of classes 0 to 4."""
+    rows = []
+    for name in [*(split.value for split in Split), "all"]:
+        part = patches if name == "all" else patches[patches["split"] == name]
+        labels = Counter(part["label"])
+        rows.append(
+            {
+                "split": name,
+                "patches": len(part),
+                "counts": [labels[int(label)] for label in Label],
+                "films": part["image_id"].nunique(),
+                "patients": len(part[["source", "patient_id"]].drop_duplicates()),
+            }
+        )
+    return rows
+
+
+def _patients_in_two_splits(patches: pd.DataFrame) -> list[str]:
+    pairs = patches[["source", "patient_id", "split"]].drop_duplicates()
+    splits = Counter(zip(pairs["source"], pairs["patient_id"], strict=True))
+    return [f"{source} {patient}" for (source, patient), count in sorted(splits.items()) if count > 1]
+
+
+def _film_groups(scans: Iterable[Scan]) -> list[dict[str, Any]]:
+    """Films by source, scanner, institution and depth of their pixels."""
+    groups: dict[tuple[str, str, str, int], list[Scan]] = {}
+    for scan in scans:
+        groups.setdefault((scan.source, scan.scanner, scan.institution, scan.bits), []).append(scan)
+    return [
+        {
+            "source": source,
+            "scanner": " ".join(filter(None, (scanner, institution))) or "not stated",
+            "bits": bits,
+            "films": len(group),
+            "normal": sum(scan.normal for scan in group),
+            "views": Counter((scan.laterality, scan.view) for scan in group),
+            "rows": [scan.rows for scan in group],
+            "columns": [scan.columns for scan in group],
+            "pixel_um": sorted({scan.pixel_um for scan in group if scan.pixel_um is not None}),
+        }
+        for (source, scanner, institution, bits), group in sorted(groups.items())
+    ]
+
+
+def _finding_rows(findings: Sequence[Finding], located: Sequence[Located]) -> list[dict[str, Any]]:
+    """One row per abnormal class, and one for all (`label` None)."""
+    rows = []
+    for label in [*list(Label)[1:], None]:
+        own = [finding for finding in findings if label in (None, finding.label)]
+        places = [item for item in located if label in (None, item.label)]
+        rows.append(
+            {
+                "label": label,
+                "findings": len(own),
+                "located": len(places),
+                "kinds": Counter(finding.roi_kind for finding in own),
+                "verdicts": Counter(finding.verdict for finding in own),
+                "pixels": [item.pixels for item in places],
+                "millimetres": [item.millimetres for item in places if item.millimetres is not None],
+                "patches": [item.patches for item in places],
+            }
+        )
+    return rows
+
+
+def _diameter_bins(located: Sequence[Located]) -> list[tuple[str, list[int]]]:
+    """Name of each bin of diameters, and its located findings of classes 0 to 4."""
+    rows = []
+    for low, high in itertools.pairwise(_DIAMETERS):
+        labels = Counter(item.label for item in located if low <= item.pixels < high)
+        name = f"{low:,.0f} and more" if math.isinf(high) else f"{low:,.0f} to {high:,.0f}"
+        rows.append((name, [labels[int(label)] for label in Label]))
+    return rows
+
+
+def _reject_groups(rejects: Iterable[Rejection]) -> list[dict[str, Any]]:
+    """Rejects by reason, the most frequent first."""
+    groups: dict[str, list[Rejection]] = {}
+    for row in rejects:
+        groups.setdefault(row.code, []).append(row)
+    return [
+        {
+            "code": code,
+            "meaning": REASONS[group[0].code],
+            "count": len(group),
+            "stages": sorted({row.stage for row in group}),
+            "examples": [
+                (name_of(row.path) or row.finding_id or row.image_id, without_folders(row.message)[:_MESSAGE])
+                for row in group[:_EXAMPLES]
+            ],
+        }
+        for code, group in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
+    ]
+
+
+def choose_films(
+    scans: Iterable[Scan], classes: Mapping[str, Collection[int]], shown: Collection[str], count: int = _SAMPLES
+) -> list[str]:
+    """About `count` films among which is every class, source and view, and as far as possible every scanner and side.
+
+    `classes` are those of each film. Films that are `shown` elsewhere are taken only if no other has a class, source or
+    view. Each film is the one that adds most to those before it; once none adds anything, a new round starts. Ties are
+    broken by a hash of the name, so that the same run always shows the same films, and not only its first patients.
+    """
+    order = sorted(scans, key=lambda scan: (unit_interval("report", scan.image_id), scan.image_id))
+    must: dict[str, set[tuple[Any, ...]]] = {
+        scan.image_id: {("source", scan.source), ("view", scan.view)}
+        | {("class", label) for label in classes.get(scan.image_id, ())}
+        for scan in order
+    }
+    may: dict[str, set[tuple[Any, ...]]] = {
+        scan.image_id: {("scanner", scan.source, scan.scanner), ("side", scan.laterality)} for scan in order
+    }
+    left = [scan.image_id for scan in order if scan.image_id not in shown]
+    chosen: list[str] = []
+    seen: set[tuple[Any, ...]] = set()
+    while left and len(chosen) < count:
+        best = max(left, key=lambda image_id: (len(must[image_id] - seen), len(may[image_id] - seen)))
+        if seen and seen >= must[best] | may[best]:
+            seen = set()
+            continue
+        chosen.append(best)
+        left.remove(best)
+        seen |= must[best] | may[best]
+    covered = {item for image_id in chosen for item in must[image_id]}
+    for scan in order:
+        if not must[scan.image_id] <= covered:
+            chosen.append(scan.image_id)
+            covered |= must[scan.image_id]
+    return chosen
+
+
+def doubtful_masks(quality: Mapping[str, Mapping[str, float]], count: int = _DOUBTFUL) -> dict[str, str]:
+    """The films with the most doubtful breast masks, and the reason in words.
+
+    They are the farthest beyond the median by each figure of `quality` (that of each film's receipt) in turn. At most
+    half of the films are named: among few, nothing stands out.
+    """
+    queues = []
+    for words, figure, largest in _DOUBTS:
+        values = {name: measured[figure] for name, measured in sorted(quality.items())}
+        usual = statistics.median(values.values())
+        beyond = [name for name, value in values.items() if (value > usual if largest else value < usual)]
+        beyond.sort(key=lambda name: values[name], reverse=largest)
+        queues.append([(name, f"{words}: {values[name]:.3f} (median of the run: {usual:.3f})") for name in beyond])
+    chosen: dict[str, str] = {}
+    for turn in itertools.zip_longest(*queues):
+        for name, reason in filter(None, turn):
+            if len(chosen) < min(count, len(quality) // 2):
+                chosen.setdefault(name, reason)
+    return chosen
+
+
+def draw_film(
+    scan: Scan, receipt: Mapping[str, Any], png: bytes, findings: Iterable[Finding], patches: pd.DataFrame
+) -> FilmPicture:
+    """The picture of one film: the cleaned image in its place on the whole scan, and outlines as vectors over it.
+
+    `png` is the cleaned film, `findings` and `patches` the film's own.
+    """
+    scale = min(1.0, LONG_SIDE / max(scan.rows, scan.columns))
+    width, height = max(1, round(scan.columns * scale)), max(1, round(scan.rows * scale))
+    # Read whole: OpenCV's reduced reading of a PNG decodes all of it too, and then samples it worse.
+    grey = decode_png(png)
+    box = Box(*receipt["box"])
+    top, left = min(round(box.y * scale), height - 1), min(round(box.x * scale), width - 1)
+    bottom, right = max(top + 1, round(box.bottom * scale)), max(left + 1, round(box.right * scale))
+    frame = np.zeros((height, width), np.uint8)
+    frame[top:bottom, left:right] = cv2.resize(grey, (right - left, bottom - top), interpolation=cv2.INTER_AREA)
+    ok, jpeg = cv2.imencode(".jpg", frame, _JPEG)
+    assert ok
+    regions = [
+        _draw_region(number, region_from_json(region), scale, width, height)
+        for number, region in enumerate(sorted(receipt["regions"], key=lambda region: region["finding_id"]), start=1)
+    ]
+    numbers = {region.finding_id: region.number for region in regions}
+    return FilmPicture(
+        scan=scan,
+        split="" if patches.empty else str(patches["split"].iloc[0]),
+        width=width,
+        height=height,
+        jpeg=base64.b64encode(jpeg.tobytes()).decode("ascii"),
+        breast=_outline(np.where(grey > 0, np.uint8(255), np.uint8(0)), box, scale),
+        patches={
+            int(label): _squares(patches[patches["label"] == label], scale) for label in sorted(set(patches["label"]))
+        },
+        patch_count=len(patches),
+        regions=regions,
+        findings=sorted((numbers.get(finding.finding_id, 0), int(finding.label)) for finding in findings),
+    )
+
+
+def _draw_region(number: int, region: Region, scale: float, width: int, height: int) -> DrawnRegion:
+    beside = region.box.right * scale + 4
+    fits = beside < width - 16
+    return DrawnRegion(
+        number=number,
+        finding_id=region.finding_id,
+        label=region.label,
+        path=_outline(region.mask, region.box, scale),
+        x=round(beside if fits else region.box.x * scale - 4, 1),
+        y=round(min(max(region.box.y * scale + 4, 14), height - 4), 1),
+        anchor="start" if fits else "end",
+    )
+
+
+def _outline(mask: NDArray[np.uint8], box: Box, scale: float) -> str:
+    """SVG path data of the outlines of a mask that fills `box`, simplified to within half a pixel of the picture."""
+    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    paths = []
+    for contour in contours:
+        points = (cv2.approxPolyDP(contour, 0.5 / scale, True)[:, 0] + (box.x + 0.5, box.y + 0.5)) * scale
+        paths.append("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points) + "Z")
+    return "".join(paths)
+
+
+def _squares(patches: pd.DataFrame, scale: float) -> str:
+    """SVG path data of the boxes of patches."""
+    boxes = zip(patches["y"] * scale, patches["x"] * scale, patches["size"] * scale, strict=True)
+    return "".join(f"M{x:.1f} {y:.1f}h{size:.1f}v{size:.1f}h-{size:.1f}Z" for y, x, size in boxes)
