@@ -11,6 +11,7 @@ import pandas as pd
 from distributed import Client
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
+from prefect.context import FlowRunContext
 from pydantic import BaseModel
 
 from flows.clusters import ClusterSettings, open_client
@@ -88,7 +89,8 @@ def build_dataset(
         timings=stages.timings,
         warnings=published.manifest["warnings"],
     )
-    create_markdown_artifact(_as_markdown(summary), key="build-summary", description=f"Dataset run {run_id}")
+    if FlowRunContext.get() is not None:
+        create_markdown_artifact(_as_markdown(summary), key="build-summary", description=f"Dataset run {run_id}")
     return summary
 
 

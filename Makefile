@@ -1,0 +1,47 @@
+# `make` lists what can be done. Everything lives in .venv; nothing is installed outside it.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+# The newest Python there is of those that are supported; PYTHON=... chooses another.
+PYTHON ?= $(firstword $(foreach version,3.13 3.12 3.11,$(shell python$(version) -c 'print("python$(version)")' 2>/dev/null)) python3)
+IN_VENV := .venv/bin/python
+INSTALLED := .venv/installed
+
+.PHONY: help install demo test test-slow format lock clean
+
+help: ## List the commands
+	@grep -E '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+install: $(INSTALLED) ## Make .venv from the hashed lock, with mammo in it
+
+$(INSTALLED): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "mammo needs Python 3.11 to 3.13, this is " + sys.version)'
+	test -x $(IN_VENV) || $(PYTHON) -m venv .venv
+	$(IN_VENV) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	$(IN_VENV) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $(INSTALLED)
+
+demo: $(INSTALLED) ## Run the whole job on phantom films: a dataset run, a trained model, two reports
+	$(IN_VENV) -m flows.cli demo
+
+test: $(INSTALLED) ## Run the linters, the type checker and the tests
+	$(IN_VENV) -m ruff check .
+	$(IN_VENV) -m ruff format --check .
+	$(IN_VENV) -m mypy
+	$(IN_VENV) -m pytest
+
+test-slow: $(INSTALLED) ## Run the tests that take more than about a minute
+	$(IN_VENV) -m pytest -m slow
+
+format: $(INSTALLED) ## Format the code
+	$(IN_VENV) -m ruff check --fix .
+	$(IN_VENV) -m ruff format .
+
+lock: ## Renew requirements.lock from pyproject.toml (needs uv)
+	{ echo '# Made by `make lock` (uv pip compile --universal --generate-hashes). Do not edit.'; \
+	  uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
+	    --extra cpu --extra dev pyproject.toml; } > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+
+clean: ## Remove .venv and the demo's files
+	rm -rf .venv demo
