@@ -57,7 +57,11 @@ class UsageError(Exception):
     """A wrong argument, in one sentence."""
 
 
-RUN_FAILURES = (InventoryError, PlanError, SourceFileError)
+class RunError(Exception):
+    """A training that cannot be done, in one sentence."""
+
+
+RUN_FAILURES = (InventoryError, PlanError, SourceFileError, RunError)
 """What can end a run through no fault of the program: told in one sentence, exit code 1."""
 
 
@@ -126,12 +130,14 @@ def _build(
     return build_dataset(list(sources), workspace, job.build, job.cluster)
 
 
-def _log_only_surprises() -> None:
+def _log_only_surprises(*expected: type[Exception]) -> None:
     """Keeps Prefect from logging the traceback of a failure that `main` tells in one sentence."""
 
     def surprising(record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        return not isinstance(error, RUN_FAILURES) and "Finished in state Failed" not in record.getMessage()
+        return (
+            not isinstance(error, (*RUN_FAILURES, *expected)) and "Finished in state Failed" not in record.getMessage()
+        )
 
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(surprising)
@@ -189,16 +195,21 @@ def _train(workspace: Path, run: str | None, settings: Path | None, overrides: l
     job = load_settings(settings, overrides)
     open_run(workspace, run)
     from flows.train_model import train_model
+    from mammo_model.training import TrainingError
 
-    _log_only_surprises()
-    return train_model(workspace, job.training, run)
+    _log_only_surprises(TrainingError)
+    try:
+        return train_model(workspace, job.training, run)
+    except TrainingError as error:
+        raise RunError(str(error)) from error
 
 
 def _show_training(summary: "TrainSummary") -> None:
     table = Table("figure on the test split", "value", "95% interval by patient", title=f"Model {summary.model_id}")
-    for name, value, low, high in summary.figures:
+    for figure in summary.figures:
+        low, high = figure.low, figure.high
         interval = "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
-        table.add_row(name, "-" if value is None else f"{value:.3f}", interval)
+        table.add_row(figure.name, "-" if figure.value is None else f"{figure.value:.3f}", interval)
     console.print(table)
     if summary.phantom:
         console.print(

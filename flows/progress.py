@@ -44,6 +44,10 @@ class Stage:
         self.total = total
         self.bar.update(self.bar_id, total=total)
 
+    def note(self, text: str) -> None:
+        """Prints a line above the bar."""
+        self.bar.console.print(text, highlight=False)
+
     def advance(self, items: int = 1, *, skipped: int = 0) -> None:
         """Counts items that are done, `skipped` of them because their receipts hold."""
         self.done += items

@@ -148,6 +148,18 @@ def add_to_catalog(workspace: Path, row: dict[str, Any]) -> None:
         write_table(path, pa.Table.from_pylist([*kept, full], schema=CATALOG))
 
 
+def add_model(workspace: Path, model_id: str, finished: str, run_id: str, accuracy: float | None) -> None:
+    """Enters a finished model in the catalog; `finished` is an ISO 8601 time, `run_id` the run it was trained on."""
+    row = {
+        "kind": "model",
+        "id": model_id,
+        "created": datetime.fromisoformat(finished),
+        "parent": run_id,
+        "accuracy": accuracy,
+    }
+    add_to_catalog(workspace, row)
+
+
 def verify_run(run: PublishedRun) -> list[str]:
     """Reads every file of a run against the manifest's digests; returns a sentence per fault, none if all is well."""
     faults = []

@@ -1,0 +1,91 @@
+"""Figures that follow from a confusion matrix, and their uncertainty.
+
+A confusion matrix counts patches, (true class, answered class), and matrices of separate patients add up. So a bootstrap over patients
+needs no second look at the predictions: each resample is a weighted sum of the patients' matrices.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+RESAMPLES = 1000
+"""Resamples of the bootstrap."""
+
+LEVEL = 0.95
+"""Probability that an interval is meant to hold."""
+
+LEAST_DEFINED = 0.95
+"""An interval is given only if its figure is defined in at least this share of the resamples: with a class seen in one or two patients,
+resamples often lack it, and those that have it tell nothing of other patients."""
+
+Measures = dict[str, NDArray[np.float64]]
+
+
+def by_patient(
+    truth: NDArray[np.int64], answers: NDArray[np.int64], patients: NDArray[np.int64], classes: int
+) -> NDArray[np.int64]:
+    """Confusion matrix of each patient, (patients, classes, classes); `patients` numbers them from 0, one number per patch."""
+    count = int(patients.max()) + 1 if len(patients) else 0
+    matrices = np.zeros((count, classes, classes), np.int64)
+    np.add.at(matrices, (patients, truth, answers), 1)
+    return matrices
+
+
+def measures(confusion: NDArray[np.integer]) -> Measures:
+    """Figures of one or many confusion matrices, (..., classes, classes); NaN where a figure is not defined.
+
+    Of a class, (..., classes): `precision` is undefined if the class was never answered, `recall` if there is no patch of it, `f1` if
+    both. Over all, (...): `accuracy`; `balanced_accuracy`, the mean recall of the classes that are there; `macro_*`, means over those
+    classes, and `weighted_*`, means weighted by their patches. In these means a class that is there but was never answered has
+    precision 0, as in scikit-learn: leaving it out would reward never answering the hard classes. `majority_share` is the accuracy of
+    always answering the most frequent class.
+    """
+    counts = confusion.astype(np.float64)
+    hits = np.diagonal(counts, axis1=-2, axis2=-1)
+    support, answered = counts.sum(-1), counts.sum(-2)
+    total = support.sum(-1)
+    precision, recall = _ratio(hits, answered), _ratio(hits, support)
+    f1 = _ratio(2 * hits, support + answered)
+    there = (support > 0).astype(np.float64)
+    result = {
+        "accuracy": _ratio(hits.sum(-1), total),
+        "balanced_accuracy": _mean(recall, there),
+        "majority_share": _ratio(support.max(-1), total),
+        "precision": precision,
+        "recall": recall,
+        "f1": f1,
+    }
+    for name in ("precision", "recall", "f1"):
+        result[f"macro_{name}"] = _mean(result[name], there)
+        result[f"weighted_{name}"] = _mean(result[name], support)
+    return result
+
+
+def intervals(matrices: NDArray[np.int64], seed: int = 0) -> dict[str, NDArray[np.float64]]:
+    """95% percentile bootstrap intervals of all figures of `measures`, (2, ...): low and high, NaN where none can be given.
+
+    Patients, not patches, are drawn with replacement (Efron and Tibshirani 1993, chapter 13; clusters as in Field and Welsh 2007): patches
+    of one patient resemble each other, and counting them as independent makes intervals too narrow. `matrices` as from `by_patient`.
+    """
+    patients, classes = matrices.shape[:2]
+    drawn = np.random.default_rng(seed).multinomial(patients, np.full(patients, 1 / patients), size=RESAMPLES)
+    resampled = (drawn @ matrices.reshape(patients, -1)).reshape(-1, classes, classes)
+    tails = [100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2]
+    result = {}
+    for name, values in measures(resampled).items():
+        trusted = np.isfinite(values).mean(0) >= (LEAST_DEFINED if patients > 1 else np.inf)
+        # NaN columns would make nanpercentile warn; they are given no interval below.
+        low_high = np.nanpercentile(np.where(trusted, values, 0.0), tails, axis=0)
+        result[name] = np.where(trusted, low_high, np.nan)
+    return result
+
+
+def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    """part / whole, NaN where whole is 0."""
+    result = np.full(np.shape(whole), np.nan)
+    np.divide(part, whole, out=result, where=whole > 0)
+    return result
+
+
+def _mean(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weighted mean over the last axis with NaN counted as 0; NaN where all weights are 0."""
+    return _ratio((np.nan_to_num(values) * weights).sum(-1), weights.sum(-1))

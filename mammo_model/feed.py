@@ -1,0 +1,69 @@
+"""Batches of patches, straight from the store.
+
+The store reads single patches so fast that every epoch can visit all of them in a new random order: no shuffle buffer, no second copy.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
+"""Patches (batch, size, size, 1) and their classes (batch,)."""
+
+READ_AHEAD = 4
+"""Batches being read, on TensorStore's own threads, while one is in use: 10 MB at 32 patches of 256 pixels."""
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """A permutation of 0 to count - 1, the same for the same seed and epoch whatever came before it."""
+    return np.random.default_rng((seed, epoch)).permutation(count)
+
+
+@dataclass(frozen=True, eq=False)
+class PatchFeed:
+    """The patches of one split."""
+
+    store: Any
+    """TensorStore, (N, size, size) uint8."""
+    rows: NDArray[np.int64]
+    """Rows of the store that belong to the split, (n,)."""
+    targets: NDArray[np.int64]
+    """Class of each of those rows, (n,)."""
+    batch_size: int
+    """Patches in a batch; the last one of an epoch may be smaller."""
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return -(-len(self.rows) // self.batch_size)
+
+    @property
+    def size(self) -> int:
+        """Height and width of a patch, pixels."""
+        return int(self.store.shape[1])
+
+    def in_order(self) -> Iterator[Batch]:
+        """Every patch once, in the order of `rows`."""
+        return self._read(self._batches(np.arange(len(self.rows))))
+
+    def shuffled(self, seed: int, epochs: Iterable[int]) -> Iterator[Batch]:
+        """Every patch once per epoch, in that epoch's own order; the batches of one epoch after those of the other."""
+        orders = (epoch_order(len(self.rows), seed, epoch) for epoch in epochs)
+        return self._read(batch for order in orders for batch in self._batches(order))
+
+    def _batches(self, order: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        for start in range(0, len(order), self.batch_size):
+            yield order[start : start + self.batch_size]
+
+    def _read(self, batches: Iterable[NDArray[np.int64]]) -> Iterator[Batch]:
+        ahead: deque[tuple[Any, NDArray[np.int64]]] = deque()
+        for positions in batches:
+            ahead.append((self.store[self.rows[positions]].read(), self.targets[positions]))
+            if len(ahead) > READ_AHEAD:
+                reading, targets = ahead.popleft()
+                yield reading.result()[..., np.newaxis], targets
+        for reading, targets in ahead:
+            yield reading.result()[..., np.newaxis], targets

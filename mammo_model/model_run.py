@@ -1,0 +1,139 @@
+"""A model run from a published dataset run to its report."""
+
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+
+from mammo_etl.reader import PublishedRun, open_run
+from mammo_etl.records import Split
+from mammo_model import figures, report
+from mammo_model.evaluation import EVALUATED, evaluate
+from mammo_model.files import digest_of, read_json, write_json, write_text
+from mammo_model.progress import SILENT, Progress
+from mammo_model.settings import FORMAT_VERSION, TrainingSettings
+from mammo_model.training import TrainedModel, model_id_of, train
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRun:
+    """A finished model run."""
+
+    model_id: str
+    """Name: run and settings."""
+    folder: Path
+    """WORKSPACE/models/<model_id>."""
+    manifest: dict[str, Any]
+    """Content of manifest.json."""
+    metrics: dict[str, Any]
+    """Content of metrics.json."""
+    reused: bool
+    """True if it was finished before, so that nothing was done."""
+
+
+def train_and_evaluate(
+    workspace: Path, settings: TrainingSettings, run_id: str | None = None, progress: Progress = SILENT
+) -> ModelRun:
+    """Trains on the published run (or the one named), evaluates, draws and reports, all in WORKSPACE/models/<model_id>/.
+
+    `manifest.json` is written last: where it stands, the model run is whole, and is returned as it is. A run that was stopped goes on where it
+    was: training after its last whole epoch, everything after training from its start.
+
+    Raises mammo_etl.reader.ReaderError without such a run, and mammo_model.training.TrainingError if it cannot be learned from.
+    """
+    run = open_run(workspace, run_id)
+    models_folder = workspace / "models"
+    model_id = model_id_of(run.run_id, settings)
+    folder = models_folder / model_id
+    if (folder / "manifest.json").exists():
+        return ModelRun(model_id, folder, read_json(folder / "manifest.json"), read_json(folder / "metrics.json"), True)
+    timings: dict[str, float] = {}
+    progress.on_stage("training")
+    trained = train(run, settings, models_folder, progress)
+    history = trained.history()
+    timings["training_seconds"] = round(float(history["seconds"].sum()), 3)
+    with _stage("evaluation", timings, progress):
+        predictions, metrics = evaluate(run, settings, trained, progress)
+    with _stage("figures", timings, progress):
+        pictures = draw(run, settings, trained, predictions, metrics)
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "model_id": model_id,
+        "run_id": run.run_id,
+        "phantom": bool(run.manifest.get("phantom", False)),
+        "settings": settings.model_dump(mode="json"),
+        "settings_digest": settings.digest(),
+        "epochs": len(history),
+        "best_epoch": trained.best_epoch(),
+        "parameters": int(trained.load().count_params()),
+        "device": "GPU" if tf.config.list_physical_devices("GPU") else "CPU",
+        "versions": {
+            "Python": platform.python_version(),
+            **{name: version(name) for name in ("keras", "numpy", "scikit-learn")},
+            "tensorflow": tf.__version__,
+        },
+        "timings": timings,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    with _stage("report", timings, progress):
+        write_text(folder / "report.html", report.render(manifest, settings, metrics, run.patches(), pictures))
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    manifest["files"] = {path.relative_to(folder).as_posix(): digest_of(path) for path in files}
+    write_json(folder / "manifest.json", manifest)
+    return ModelRun(model_id, folder, manifest, metrics, False)
+
+
+def draw(
+    run: PublishedRun,
+    settings: TrainingSettings,
+    trained: TrainedModel,
+    predictions: pd.DataFrame,
+    metrics: dict[str, Any],
+) -> dict[str, Path]:
+    """Draws all figures into the model's folder `figures`; caption -> file, in the order of the report."""
+    folder = trained.folder / "figures"
+    classes = settings.classes
+    captions = {}
+    for split in EVALUATED:
+        of_split = metrics["splits"][split.value]
+        drawn = figures.confusion_figure(of_split, classes, f"Confusion matrix, {split} split")
+        path = figures.save(drawn, folder / f"confusion_{split}.png")
+        if split == Split.TEST:
+            captions[
+                "Confusion matrix of the test split: what is true in rows, what the model answered in columns."
+            ] = path
+    test = metrics["splits"][Split.TEST.value]
+    captions["Precision against recall of each class against the rest, test split; grey lines join equal F1."] = (
+        figures.save(
+            figures.precision_recall_figure(test, "Precision and recall, test split"), folder / "precision_recall.png"
+        )
+    )
+    captions["Loss and accuracy by epoch; the dashed line marks the model that was kept."] = figures.save(
+        figures.learning_figure(trained.history(), trained.best_epoch()), folder / "learning.png"
+    )
+    examples = figures.pick_examples(predictions[predictions["split"] == Split.TEST], classes, settings.seed)
+    patches = run.open_patches()[examples["row"].to_numpy(np.int64)].read().result()
+    captions[
+        "Test patches drawn at random from each class, with the answer and its probability: blue right, red wrong."
+    ] = figures.save(
+        figures.examples_figure(patches, examples, classes, "Examples, test split"), folder / "examples.png"
+    )
+    return captions
+
+
+@contextmanager
+def _stage(name: str, timings: dict[str, float], progress: Progress) -> Iterator[None]:
+    """Announces a stage and notes its seconds."""
+    progress.on_stage(name)
+    started = time.perf_counter()
+    yield
+    timings[f"{name}_seconds"] = round(time.perf_counter() - started, 3)
