@@ -5,7 +5,7 @@ A film's work is skipped where its receipts hold: same input files (by content),
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -212,6 +212,8 @@ def _make_image(work: FilmWork, settings: CleaningSettings) -> tuple[dict[str, A
     scan = work.scan
     files = [{"stamp": stamp_of(url), "sha256": _file_digest(url)} for url in _input_files(work)]
     film = read_film(scan.path, scan.rows, scan.columns)
+    # A lossless JPEG of 12-bit pixels may call itself one of 16 bits.
+    film = replace(film, bits=min(film.bits, scan.bits))
     grey = clean_film(film, scan.scanner, scan.institution, settings)
     breast = find_breast(grey, settings)
     if breast is None:

@@ -1,0 +1,146 @@
+"""The command: what it writes, and what it says when something is wrong."""
+
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from flows import cli
+from mammo_etl.film import read_film
+
+
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
+    """Exit code of `mammo ARGUMENTS`, and what it said on standard output and error."""
+    monkeypatch.setattr(sys, "argv", ["mammo", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    captured = capsys.readouterr()
+    code = ended.value.code
+    return int(code or 0) if not isinstance(code, str) else 1, captured.out + captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ["build", "--source", "ddsm=/nowhere", "--workspace", "{ws}"],
+            "source ddsm: /nowhere: no such folder or zip archive",
+        ),
+        (
+            ["build", "--source", "inbreast=/x", "--workspace", "{ws}"],
+            "unknown source 'inbreast': expected one of cbis-ddsm, ddsm, mini-mias",
+        ),
+        (["build", "--source", "/x", "--workspace", "{ws}"], "--source /x: expected KIND=PATH"),
+        (
+            ["build", "--source", "ddsm=/nowhere", "--workspace", "{ws}", "--set", "patches.sise=2"],
+            "unknown setting patches.sise",
+        ),
+        (
+            ["build", "--source", "ddsm=/nowhere", "--workspace", "{ws}", "--settings", "no.toml"],
+            "no.toml: the settings file could not be read",
+        ),
+        (["train", "--workspace", "{ws}"], "no published run here; make one with `mammo build`"),
+        (
+            ["train", "--workspace", "{ws}", "--epochs", "0"],
+            "training.epochs: Input should be greater than or equal to 1",
+        ),
+        (["image", "none.dcm", "out.npy"], "none.dcm: no such file"),
+        (["image", "none.dcm", "out.jpg"], "out.jpg: expected a name that ends in .npy or .png"),
+    ],
+)
+def test_a_wrong_argument_is_one_sentence_and_exit_code_two(
+    arguments: list[str],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, said = run(monkeypatch, capsys, *(argument.replace("{ws}", str(tmp_path)) for argument in arguments))
+    assert code == 2
+    assert sentence in said
+    assert "Traceback" not in said
+    assert said.count("\n") == 1
+
+
+def test_a_workspace_that_is_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("x")
+    code, said = run(monkeypatch, capsys, "build", "--source", f"ddsm={tmp_path}", "--workspace", tmp_path / "file")
+    assert code == 2
+    assert "not a folder that can be made" in said
+
+
+def test_exact_pixels_of_each_format(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dicom = next(path for path in sorted((phantoms / "cbis-ddsm").rglob("*.dcm")) if "full" in str(path))
+    ljpeg = next(iter(sorted((phantoms / "ddsm").rglob("*.LJPEG"))))
+    for film in (dicom, ljpeg):
+        expected = read_film(str(film)).pixels
+        for suffix in ("npy", "png"):
+            code, _ = run(monkeypatch, capsys, "image", film, tmp_path / f"out.{suffix}")
+            assert code == 0
+        assert np.array_equal(np.load(tmp_path / "out.npy"), expected)
+        assert np.array_equal(cv2.imread(str(tmp_path / "out.png"), cv2.IMREAD_UNCHANGED), expected)
+
+
+def test_an_ljpeg_without_its_ics_is_read_by_its_own_header(
+    realdata: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for film in sorted((realdata / "ljpeg").glob("*.LJPEG")):
+        code, _ = run(monkeypatch, capsys, "image", film, tmp_path / "out.npy")
+        assert code == 0
+        assert np.array_equal(np.load(tmp_path / "out.npy"), np.load(film.with_suffix(".expected.npy")))
+
+
+def test_a_cleaned_film_in_full_frame_and_its_mask(
+    realdata: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    film = realdata / "cbis_png" / "P_00060_RIGHT_CC.png"
+    clean, mask = tmp_path / "clean.png", tmp_path / "mask.png"
+    code, _ = run(monkeypatch, capsys, "image", film, clean, "--clean", "--mask", mask)
+    assert code == 0
+    source = cv2.imread(str(film), cv2.IMREAD_UNCHANGED)
+    cleaned, found = (cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in (clean, mask))
+    assert cleaned.shape == found.shape == source.shape
+    assert set(np.unique(found)) == {0, 255}
+    assert np.array_equal(cleaned > 0, found > 0)
+    assert np.array_equal(cleaned[found > 0], np.maximum(source[found > 0], 1))
+    assert 0.1 < (found > 0).mean() < 0.6
+
+
+def test_a_broken_film_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "film.dcm").write_bytes(b"x" * 5000)
+    code, said = run(monkeypatch, capsys, "image", tmp_path / "film.dcm", tmp_path / "out.npy")
+    assert code == 2
+    assert "film.dcm" in said
+    assert not (tmp_path / "out.npy").exists()
+
+
+def test_phantoms_are_made_by_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, said = run(
+        monkeypatch,
+        capsys,
+        "phantom",
+        tmp_path,
+        "--patients",
+        2,
+        "--seed",
+        3,
+        "--height",
+        320,
+        "--width",
+        200,
+        "--workers",
+        1,
+    )
+    assert code == 0
+    assert "2 patients" in said
+    assert {path.name for path in tmp_path.iterdir()} == {"cbis-ddsm", "ddsm", "truth"}

@@ -1,0 +1,116 @@
+"""The bounded window of futures, on a real cluster."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from distributed import Client
+
+from flows.clusters import ClusterSettings, open_client
+from flows.fan_out import WorkerDied, fan_out
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+def slow_double(number: int) -> int:
+    time.sleep(0.05)
+    return 2 * number
+
+
+def fail_at_seven(number: int) -> int:
+    if number == 7:
+        raise ValueError("seven")
+    return number
+
+
+def die_at_three(place: tuple[int, str]) -> int:
+    number, log = place
+    with Path(log).open("a") as file:
+        file.write(f"{number}\n")
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+@pytest.fixture(scope="module")
+def client(cluster: ClusterSettings) -> Client:
+    with open_client(cluster) as client:
+        yield client
+
+
+def items(count: int) -> list[tuple[str, int]]:
+    return [(f"item-{number}", number) for number in range(count)]
+
+
+def test_every_item_comes_back_once_under_its_name(client: Client) -> None:
+    results = list(fan_out(client, double, items(100)))
+    assert dict(results) == {f"item-{number}": 2 * number for number in range(100)}
+    assert len(results) == 100
+
+
+def test_no_items(client: Client) -> None:
+    assert list(fan_out(client, double, [])) == []
+
+
+def test_no_more_than_the_window_is_taken_from_the_source(client: Client) -> None:
+    taken = 0
+
+    def source():  # type: ignore[no-untyped-def]
+        nonlocal taken
+        for number in range(60):
+            taken += 1
+            yield f"window-{number}", number
+
+    done = 0
+    for _ in fan_out(client, slow_double, source(), window_per_worker=3):
+        done += 1
+        # Two workers of one thread: six in flight, and one more taken for the one that has just ended.
+        assert taken - done <= 6
+    assert done == 60
+
+
+def test_an_exception_is_a_fault_and_names_its_item(client: Client) -> None:
+    with pytest.raises(ValueError, match="seven") as raised:
+        list(fan_out(client, fail_at_seven, items(50)))
+    assert raised.value.__notes__ == ["while working on item-7"]
+
+
+def test_the_cluster_is_left_empty(client: Client) -> None:
+    for _ in fan_out(client, slow_double, items(30)):
+        break
+    deadline = time.monotonic() + 10
+    while client.processing() and any(client.processing().values()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(client.processing().values())
+    assert not any(client.has_what().values())
+
+
+def test_an_item_that_kills_its_worker_is_given_up_and_the_rest_goes_on(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with open_client(ClusterSettings(workers=2)) as client:
+        work = [(str(number), (number, str(log))) for number in range(8)]
+        results = dict(fan_out(client, die_at_three, work, window_per_worker=1))
+    assert isinstance(results["3"], WorkerDied)
+    assert "3 killed its worker" in results["3"].message
+    # Others that were on the dying worker are done elsewhere; an innocent one may share the fate of the guilty once.
+    assert {name for name, result in results.items() if not isinstance(result, WorkerDied)} == set("0124567")
+    assert log.read_text().split().count("3") == 2
+
+
+def test_a_local_cluster_listens_on_loopback_alone() -> None:
+    import psutil
+
+    with open_client(ClusterSettings(workers=1)) as client:
+        processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+        listening = {
+            connection.laddr.ip
+            for process in processes
+            for connection in process.net_connections("tcp")
+            if connection.status == psutil.CONN_LISTEN
+        }
+        assert client.scheduler.address.startswith("tcp://127.0.0.1:")
+    assert listening == {"127.0.0.1"}

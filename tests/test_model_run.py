@@ -1,0 +1,240 @@
+"""Training, evaluation and report on a small published run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mammo_etl.reader import ReaderError, open_run
+from mammo_etl.settings import StoreSettings
+from mammo_etl.store import create_patches, shard_ranges, write_shard
+from mammo_model.progress import Progress
+from mammo_model.settings import TrainingSettings
+
+ROOT = Path(__file__).resolve().parent.parent
+SIZE = 32
+SHARD = 64
+SETTINGS = TrainingSettings(width=4, depth=1, dropout=0.1, epochs=6, batch_size=16, learning_rate=0.01, seed=1)
+
+
+def publish(workspace: Path, labels: tuple[int, ...] = (0, 1, 2, 3, 4), splits: tuple[str, ...] = ()) -> None:
+    """A published run of 40 patients with 8 patches each; a patch of label k has k bright stripes on noise."""
+    rng = np.random.default_rng(0)
+    rows: list[dict[str, Any]] = []
+    patches = []
+    splits = splits or ("train", "train", "train", "validation", "test")
+    for patient in range(40):
+        for index in range(8):
+            label = labels[(patient // 5 + index) % len(labels)]
+            patch = rng.integers(0, 60, (SIZE, SIZE))
+            for stripe in range(label):
+                patch[:, 3 + 6 * stripe : 6 + 6 * stripe] += 150
+            rows.append(
+                {
+                    "row": len(rows),
+                    "patch_id": f"{patient}_{index}",
+                    "source": "phantom",
+                    "patient_id": str(patient),
+                    "split": splits[patient % len(splits)],
+                    "label": label,
+                }
+            )
+            patches.append(patch.astype(np.uint8))
+    folder = workspace / "runs" / "tiny"
+    folder.mkdir(parents=True)
+    pd.DataFrame(rows).to_parquet(folder / "patches.parquet")
+    create_patches(folder / "patches.zarr", len(rows), SIZE, StoreSettings(shard_rows=SHARD))
+    for shard in shard_ranges(len(rows), SHARD):
+        write_shard(folder / "patches.zarr", shard, np.stack(patches[shard.start : shard.stop]))
+    (folder / "manifest.json").write_text(json.dumps({"format_version": 1, "run_id": "tiny", "phantom": True}))
+    (workspace / "current.json").write_text(json.dumps({"format_version": 1, "run_id": "tiny"}))
+
+
+def untimed(history: pd.DataFrame) -> pd.DataFrame:
+    return history.drop(columns="seconds")
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("workspace")
+    publish(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(workspace: Path) -> Any:
+    """A model run that nothing interrupted."""
+    from mammo_model.model_run import train_and_evaluate
+
+    return train_and_evaluate(workspace, SETTINGS)
+
+
+def test_learns_a_separable_task(finished: Any) -> None:
+    test = finished.metrics["splits"]["test"]
+    assert (test["patches"], test["patients"]) == (64, 8)
+    assert test["accuracy"]["value"] > 0.6  # chance is 0.2
+    assert test["accuracy"]["low"] <= test["accuracy"]["value"] <= test["accuracy"]["high"]
+
+
+def test_a_finished_run_is_whole(finished: Any) -> None:
+    files = {path.relative_to(finished.folder).as_posix() for path in finished.folder.rglob("*") if path.is_file()}
+    assert files == {
+        "model.keras",
+        "history.csv",
+        "predictions.parquet",
+        "metrics.json",
+        "manifest.json",
+        "report.html",
+        "figures/confusion_test.png",
+        "figures/confusion_validation.png",
+        "figures/precision_recall.png",
+        "figures/learning.png",
+        "figures/examples.png",
+    }
+    assert set(finished.manifest["files"]) == files - {"manifest.json"}
+    assert finished.manifest["phantom"] is True
+    predictions = pd.read_parquet(finished.folder / "predictions.parquet")
+    probabilities = predictions[[f"p{index}" for index in range(5)]]
+    assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    assert (probabilities.to_numpy().argmax(1) == predictions["predicted"]).all()
+    assert set(predictions["split"]) == {"test", "validation"}
+
+
+def test_the_kept_model_is_that_of_the_least_validation_loss(finished: Any, workspace: Path) -> None:
+    from mammo_model.evaluation import predict
+    from mammo_model.training import TrainedModel
+
+    trained = TrainedModel(finished.model_id, finished.folder)
+    predictions = predict(open_run(workspace), SETTINGS, trained)
+    validation = predictions[predictions["split"] == "validation"]
+    right = validation[[f"p{index}" for index in range(5)]].to_numpy()[np.arange(len(validation)), validation["target"]]
+    assert -np.log(right).mean() == pytest.approx(trained.history()["val_loss"].min(), rel=1e-3)
+
+
+def test_the_report_is_one_page_that_warns(finished: Any) -> None:
+    page = (finished.folder / "report.html").read_text(encoding="utf-8")
+    assert "Phantoms: these figures prove that the plumbing works" in page
+    assert "Research software, not a medical device" in page
+    assert "not the same data" in page
+    assert "http" not in page
+    assert page.count("data:image/png;base64,") == 4
+
+
+def test_the_same_command_again_does_nothing(workspace: Path, finished: Any) -> None:
+    from mammo_model.model_run import train_and_evaluate
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("worked again")
+
+    before = {path: path.stat().st_mtime_ns for path in finished.folder.rglob("*")}
+    again = train_and_evaluate(workspace, SETTINGS, progress=Progress(refuse, refuse, refuse))
+    assert again.reused
+    assert again.metrics == finished.metrics
+    assert {path: path.stat().st_mtime_ns for path in finished.folder.rglob("*")} == before
+
+
+def test_the_same_seed_gives_the_same_figures(workspace: Path, finished: Any, tmp_path: Path) -> None:
+    from mammo_model.training import TrainedModel, train
+
+    once = train(open_run(workspace), SETTINGS.model_copy(update={"epochs": 1}), tmp_path)
+    whole = TrainedModel(finished.model_id, finished.folder).history()
+    pd.testing.assert_frame_equal(untimed(once.history()), untimed(whole.head(1)), check_exact=True)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import keras
+from mammo_etl.reader import open_run
+from mammo_model.settings import TrainingSettings
+from mammo_model.training import train
+
+save_weights, saved = keras.Model.save_weights, []
+
+def die_in_the_middle(self, path, *rest, **options):
+    saved.append(path)
+    if len(saved) == 3:
+        Path(path).write_bytes(b"half a file")
+        os.kill(os.getpid(), signal.SIGKILL)
+    save_weights(self, path, *rest, **options)
+
+keras.Model.save_weights = die_in_the_middle
+train(open_run(Path(sys.argv[1])), TrainingSettings.model_validate_json(sys.argv[2]), Path(sys.argv[3]))
+"""
+
+
+def test_killed_while_saving_it_goes_on_as_if_it_had_not(workspace: Path, finished: Any, tmp_path: Path) -> None:
+    from mammo_model.training import TrainedModel, train
+
+    command = [sys.executable, "-c", KILLED, str(workspace), SETTINGS.model_dump_json(), str(tmp_path)]
+    killed = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    done: list[int] = []
+    resumed = train(open_run(workspace), SETTINGS, tmp_path, Progress(on_epoch=lambda epoch, *_: done.append(epoch)))
+    assert done == [3, 4, 5, 6]
+    straight = TrainedModel(finished.model_id, finished.folder)
+    pd.testing.assert_frame_equal(untimed(resumed.history()), untimed(straight.history()), check_exact=True)
+    for ours, theirs in zip(resumed.load().weights, straight.load().weights, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+    assert not (resumed.folder / "checkpoints").exists()
+
+
+def test_a_missing_split_is_named(tmp_path: Path) -> None:
+    from mammo_model.training import TrainingError, train
+
+    publish(tmp_path, splits=("train", "validation"))
+    with pytest.raises(TrainingError, match="no test patches"):
+        train(open_run(tmp_path), SETTINGS, tmp_path / "models")
+
+
+def test_one_class_is_refused(tmp_path: Path) -> None:
+    from mammo_model.training import TrainingError, train
+
+    publish(tmp_path, labels=(1, 3))
+    with pytest.raises(TrainingError, match="all train patches are Abnormal"):
+        train(open_run(tmp_path), SETTINGS.model_copy(update={"binary": True}), tmp_path / "models")
+
+
+def test_patches_too_small_for_the_depth_are_refused(workspace: Path, tmp_path: Path) -> None:
+    from mammo_model.training import TrainingError, train
+
+    with pytest.raises(TrainingError, match="32 pixels are too small for a depth of 6"):
+        train(open_run(workspace), SETTINGS.model_copy(update={"depth": 6}), tmp_path)
+
+
+def test_no_published_run_is_the_readers_error(tmp_path: Path) -> None:
+    from mammo_model.model_run import train_and_evaluate
+
+    with pytest.raises(ReaderError):
+        train_and_evaluate(tmp_path, SETTINGS)
+
+
+def test_a_loss_that_is_no_number_is_reported(tmp_path: Path) -> None:
+    from mammo_model.checkpoints import Checkpoints
+
+    checkpoints = Checkpoints(tmp_path, tmp_path / "history.csv", [{"epoch": 1, "val_loss": float("nan")}])
+    assert checkpoints.best_path is None
+    checkpoints.rows += [{"epoch": 2, "val_loss": 2.0}, {"epoch": 3, "val_loss": 3.0}]
+    assert checkpoints.best_epoch == 2
+
+
+def test_the_networks_size() -> None:
+    from mammo_model.architectures import build_network, dropout_rates
+
+    assert build_network(256, TrainingSettings()).count_params() == 1_242_341
+    assert dropout_rates(TrainingSettings()) == pytest.approx([0.2, 0.3, 0.4, 0.5])
+    binary = build_network(32, TrainingSettings(binary=True, width=2, depth=1))
+    assert binary.output_shape == (None, 2)
+    assert binary.inputs[0].dtype == "uint8"
+
+
+def test_settings_come_without_tensorflow() -> None:
+    script = "import sys, mammo_model.settings, mammo_model.feed; assert not {'tensorflow', 'keras'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
