@@ -1,6 +1,7 @@
 """The flow from folders of raw scans to a published dataset run."""
 
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -51,6 +52,8 @@ class BuildSummary(BaseModel):
     new: bool
     """False if the very same run was there already."""
     counts: dict[str, int]
+    rejects: dict[str, int]
+    """Rejected files, films and findings by reason code."""
     timings: list[dict[str, Any]]
     warnings: list[str]
 
@@ -86,6 +89,7 @@ def build_dataset(
         report=published.folder / "report.html",
         new=new,
         counts=published.manifest["counts"],
+        rejects=published.manifest["rejects"],
         timings=stages.timings,
         warnings=published.manifest["warnings"],
     )
@@ -241,6 +245,7 @@ def publish(
             "settings": settings.model_dump(mode="json"),
             "settings_digest": digest(settings),
             "counts": _counts(inventory, patches),
+            "rejects": dict(sorted(Counter(row.code.value for row in inventory.rejects).items())),
             "timings": list(stages.timings),
             "warnings": _warnings(inventory, patches, settings),
         }
@@ -294,6 +299,7 @@ def _as_markdown(summary: BuildSummary) -> str:
             f"# Dataset run `{summary.run_id}`",
             counts,
             "",
+            *[f"- {count:,} rejected: {reason}" for reason, count in summary.rejects.items()],
             *[f"- {text}" for text in summary.warnings],
             "",
             "| stage | items | skipped | seconds |",

@@ -17,6 +17,7 @@ from mammo_etl.files import SourceFileError
 from mammo_etl.inventory import InventoryError, list_sources
 from mammo_etl.plan import PlanError
 from mammo_etl.reader import ReaderError, open_run
+from mammo_etl.records import REASONS, Reason
 from mammo_etl.settings import SettingsError, SourceSettings
 
 if TYPE_CHECKING:
@@ -171,6 +172,8 @@ def _show_build(summary: "BuildSummary") -> None:
         table.add_row(row["stage"], f"{row['items']:,} {row['unit']}", f"{row['skipped']:,}", f"{row['seconds']:.1f}")
     console.print(table)
     console.print(", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in summary.counts.items()))
+    for reason, count in summary.rejects.items():
+        console.print(f"rejected: {count:,} {reason} ({REASONS[Reason(reason)]})", markup=False, highlight=False)
     for warning in summary.warnings:
         console.print(f"warning: {warning}", style="yellow", markup=False)
     if not summary.new:
