@@ -92,10 +92,10 @@ def convert_film(work: FilmWork, workspace: Path, cleaning: CleaningSettings, pa
     images = places.images(digest(cleaning))
     receipt_path = images / f"{scan.image_id}.json"
     try:
-        receipt, png = _valid_image(receipt_path, work), None
+        receipt, image = _valid_image(receipt_path, work), None
         image_skipped = receipt is not None
         if receipt is None:
-            receipt, png = _make_image(work, cleaning)
+            receipt, image, png = _make_image(work, cleaning)
             write_bytes(images / f"{scan.image_id}.png", png)
             write_json(receipt_path, receipt)
         if scan.rows < patches.size or scan.columns < patches.size:
@@ -115,7 +115,8 @@ def convert_film(work: FilmWork, workspace: Path, cleaning: CleaningSettings, pa
             scan.image_id, image_skipped, True, len(known), rejects, receipt["png"], tuple(receipt["box"])
         )
     normals: Literal["normal", "background"] | None = "normal" if scan.normal else "background" if avoidable else None
-    image = decode_png(png if png is not None else (images / f"{scan.image_id}.png").read_bytes())
+    if image is None:
+        image = decode_png((images / f"{scan.image_id}.png").read_bytes())
     candidates = find_candidates(
         image_id=scan.image_id,
         rows=scan.rows,
@@ -204,8 +205,8 @@ def _file_digest(url: str) -> str:
         return ""
 
 
-def _make_image(work: FilmWork, settings: CleaningSettings) -> tuple[dict[str, Any], bytes]:
-    """Receipt and PNG of one film.
+def _make_image(work: FilmWork, settings: CleaningSettings) -> tuple[dict[str, Any], NDArray[np.uint8], bytes]:
+    """Receipt, cleaned image (height, width of its breast box) and its PNG of one film.
 
     Raises SourceFileError if the film cannot be used; findings that cannot be used are listed in the receipt.
     """
@@ -248,7 +249,7 @@ def _make_image(work: FilmWork, settings: CleaningSettings) -> tuple[dict[str, A
         "regions": regions,
         "rejects": rejects,
     }
-    return receipt, png
+    return receipt, cropped, png
 
 
 def _valid_candidates(path: Path, basis: str) -> list[Any] | None:

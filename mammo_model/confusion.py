@@ -1,6 +1,6 @@
 """Figures that follow from a confusion matrix, and their uncertainty.
 
-A confusion matrix counts patches, (true class, answered class), and matrices of separate patients add up. So a bootstrap over patients
+A confusion matrix counts patches, (true class, predicted class), and matrices of separate patients add up. So a bootstrap over patients
 needs no second look at the predictions: each resample is a weighted sum of the patients' matrices.
 """
 
@@ -21,30 +21,30 @@ Measures = dict[str, NDArray[np.float64]]
 
 
 def by_patient(
-    truth: NDArray[np.int64], answers: NDArray[np.int64], patients: NDArray[np.int64], classes: int
+    truth: NDArray[np.int64], predicted: NDArray[np.int64], patients: NDArray[np.int64], classes: int
 ) -> NDArray[np.int64]:
     """Confusion matrix of each patient, (patients, classes, classes); `patients` numbers them from 0, one number per patch."""
     count = int(patients.max()) + 1 if len(patients) else 0
     matrices = np.zeros((count, classes, classes), np.int64)
-    np.add.at(matrices, (patients, truth, answers), 1)
+    np.add.at(matrices, (patients, truth, predicted), 1)
     return matrices
 
 
 def measures(confusion: NDArray[np.integer]) -> Measures:
     """Figures of one or many confusion matrices, (..., classes, classes); NaN where a figure is not defined.
 
-    Of a class, (..., classes): `precision` is undefined if the class was never answered, `recall` if there is no patch of it, `f1` if
+    Of a class, (..., classes): `precision` is undefined if the class was never predicted, `recall` if there is no patch of it, `f1` if
     both. Over all, (...): `accuracy`; `balanced_accuracy`, the mean recall of the classes that are there; `macro_*`, means over those
-    classes, and `weighted_*`, means weighted by their patches. In these means a class that is there but was never answered has
-    precision 0, as in scikit-learn: leaving it out would reward never answering the hard classes. `majority_share` is the accuracy of
-    always answering the most frequent class.
+    classes, and `weighted_*`, means weighted by their patches. In these means a class that is there but was never predicted has
+    precision 0, as in scikit-learn: leaving it out would reward never predicting the hard classes. `majority_share` is the accuracy of
+    always predicting the most frequent class.
     """
     counts = confusion.astype(np.float64)
     hits = np.diagonal(counts, axis1=-2, axis2=-1)
-    support, answered = counts.sum(-1), counts.sum(-2)
+    support, predicted = counts.sum(-1), counts.sum(-2)
     total = support.sum(-1)
-    precision, recall = _ratio(hits, answered), _ratio(hits, support)
-    f1 = _ratio(2 * hits, support + answered)
+    precision, recall = _ratio(hits, predicted), _ratio(hits, support)
+    f1 = _ratio(2 * hits, support + predicted)
     there = (support > 0).astype(np.float64)
     result = {
         "accuracy": _ratio(hits.sum(-1), total),

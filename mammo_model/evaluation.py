@@ -113,7 +113,7 @@ def metrics_of(predictions: pd.DataFrame, classes: tuple[str, ...]) -> dict[str,
             "name": name,
             "support": int(support[index]),
             "patients": int((matrices[:, index].sum(1) > 0).sum()),
-            "answered": int(total[:, index].sum()),
+            "predicted": int(total[:, index].sum()),
             **{
                 measure: _figure(values[measure][index], bounds[measure][:, index])
                 for measure in ("precision", "recall", "f1")

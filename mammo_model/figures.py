@@ -50,7 +50,7 @@ def confusion_figure(metrics: dict[str, Any], classes: tuple[str, ...], title: s
         labels = [label.replace(" ", "\n") for label in classes]
         axes.set_xticks(range(len(classes)), labels, fontsize=8)
         axes.set_yticks(range(len(classes)), labels, fontsize=8)
-        axes.set_xlabel("answered")
+        axes.set_xlabel("predicted")
         axes.set_ylabel("true")
         for row, column in np.ndindex(counts.shape):
             dark = shares[row, column] > 0.5

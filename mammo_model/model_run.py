@@ -109,7 +109,7 @@ def draw(
         path = figures.save(drawn, folder / f"confusion_{split}.png")
         if split == Split.TEST:
             captions[
-                "Confusion matrix of the test split: what is true in rows, what the model answered in columns."
+                "Confusion matrix of the test split: what is true in rows, what the model predicted in columns."
             ] = path
     test = metrics["splits"][Split.TEST.value]
     captions["Precision against recall of each class against the rest, test split; grey lines join equal F1."] = (

@@ -7,6 +7,7 @@ from typing import Any
 
 import jinja2
 import pandas as pd
+from markupsafe import Markup
 
 from mammo_etl.records import Label, Split
 from mammo_model.settings import TrainingSettings
@@ -68,6 +69,7 @@ def render(
         published=[(name, theirs, _ours(test, place)) for name, theirs, place in published],
         seed_work=SEED_WORK,
         data=data_table(patches),
+        shared_patients=shared_patients(patches),
         figures={caption: base64.b64encode(path.read_bytes()).decode("ascii") for caption, path in figures.items()},
     )
 
@@ -82,6 +84,13 @@ def data_table(patches: pd.DataFrame) -> list[dict[str, Any]]:
         }
         for name, group in [*groups, ("All", patches)]
     ]
+
+
+def shared_patients(patches: pd.DataFrame) -> int:
+    """Patients of the test split who are in the train split too (none where the run was split by patient)."""
+    patients = patches["source"] + "/" + patches["patient_id"]
+    train, test = (set(patients[patches["split"] == split]) for split in (Split.TRAIN, Split.TEST))
+    return len(train & test)
 
 
 def _patches_and_patients(group: pd.DataFrame) -> tuple[int, int]:
@@ -101,8 +110,9 @@ def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _interval(figure: Mapping[str, float | None]) -> str:
-    """A figure with its interval, if it has one."""
+def _interval(figure: Mapping[str, float | None]) -> Markup:
+    """A figure and, below it, its interval, if it has one."""
     if figure["low"] is None:
-        return _share(figure["value"])
-    return f"{_share(figure['value'])} ({_share(figure['low'])} to {_share(figure['high'])})"
+        return Markup("{}").format(_share(figure["value"]))
+    interval = f"{_share(figure['low'])} to {_share(figure['high'])}"
+    return Markup("{}<small>{}</small>").format(_share(figure["value"]), interval)

@@ -11,6 +11,7 @@ from sklearn.metrics import balanced_accuracy_score, precision_recall_fscore_sup
 from mammo_model import confusion
 from mammo_model.evaluation import metrics_of
 from mammo_model.figures import confusion_figure, learning_figure, precision_recall_figure, save
+from mammo_model.report import shared_patients
 from mammo_model.settings import TrainingSettings
 
 CLASSES = TrainingSettings().classes
@@ -94,6 +95,17 @@ def test_equal_patient_numbers_of_two_sources_are_two_patients() -> None:
     table = predictions([0, 1], [0, 1], ["7", "7"])
     table["source"] = ["ddsm", "mini-mias"]
     assert metrics_of(table, CLASSES)["patients"] == 2
+
+
+def test_patients_on_both_sides_are_counted() -> None:
+    patches = pd.DataFrame(
+        {
+            "source": ["ddsm", "ddsm", "mini-mias", "ddsm"],
+            "patient_id": ["7", "7", "7", "8"],
+            "split": ["train", "test", "test", "test"],
+        }
+    )
+    assert shared_patients(patches) == 1
 
 
 def test_no_interval_from_one_patient() -> None:

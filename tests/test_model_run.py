@@ -57,6 +57,14 @@ def publish(workspace: Path, labels: tuple[int, ...] = (0, 1, 2, 3, 4), splits: 
     (workspace / "current.json").write_text(json.dumps({"format_version": 1, "run_id": "tiny"}))
 
 
+class StopError(Exception):
+    pass
+
+
+def refuse(*_: object) -> None:
+    raise AssertionError("worked again")
+
+
 def untimed(history: pd.DataFrame) -> pd.DataFrame:
     return history.drop(columns="seconds")
 
@@ -70,10 +78,20 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(workspace: Path) -> Any:
-    """A model run that nothing interrupted."""
+    """A model run whose training nothing interrupted; it was stopped before its figures, and then finished."""
     from mammo_model.model_run import train_and_evaluate
 
-    return train_and_evaluate(workspace, SETTINGS)
+    def stop(stage: str) -> None:
+        if stage == "figures":
+            raise StopError
+
+    with pytest.raises(StopError):
+        train_and_evaluate(workspace, SETTINGS, progress=Progress(on_stage=stop))
+    stages: list[str] = []
+    run = train_and_evaluate(workspace, SETTINGS, progress=Progress(on_stage=stages.append, on_epoch=refuse))
+    assert stages == ["training", "evaluation", "figures", "report"]
+    assert not run.reused
+    return run
 
 
 def test_learns_a_separable_task(finished: Any) -> None:
@@ -129,9 +147,6 @@ def test_the_report_is_one_page_that_warns(finished: Any) -> None:
 
 def test_the_same_command_again_does_nothing(workspace: Path, finished: Any) -> None:
     from mammo_model.model_run import train_and_evaluate
-
-    def refuse(*_: object) -> None:
-        raise AssertionError("worked again")
 
     before = {path: path.stat().st_mtime_ns for path in finished.folder.rglob("*")}
     again = train_and_evaluate(workspace, SETTINGS, progress=Progress(refuse, refuse, refuse))
