@@ -13,9 +13,7 @@ and for every predictor where there are restart markers.
 
 import re
 import struct
-from collections import Counter
 from dataclasses import dataclass
-from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -27,15 +25,15 @@ MAX_PIXELS = 200_000_000
 MAX_SEGMENTS = 200
 """Before the scan; PVRG writes 3. Keeps a file of nothing but small segments from being read for minutes."""
 
-_SOF3, _DHT, _SOI, _EOI, _SOS, _DRI, _RST0 = 0xC3, 0xC4, 0xD8, 0xD9, 0xDA, 0xDD, 0xD0
-_OTHER_FRAMES = set(range(0xC0, 0xD0)) - {_SOF3, _DHT, 0xC8, 0xCC}
-_WITHOUT_LENGTH = {0x00, 0x01, *range(_RST0, _EOI + 1)}
+SOF3, DHT, SOI, EOI, SOS, _DRI, _RST0 = 0xC3, 0xC4, 0xD8, 0xD9, 0xDA, 0xDD, 0xD0
+_OTHER_FRAMES = set(range(0xC0, 0xD0)) - {SOF3, DHT, 0xC8, 0xCC}
+_WITHOUT_LENGTH = {0x00, 0x01, *range(_RST0, EOI + 1)}
 
 _FILL = re.compile(rb"\xff*(?=\xff)")
 """Any number of ff may stand before a marker (T.81 B.1.1.2)."""
 
-_LONGEST_CODE = 16
-_LARGEST_CATEGORY = 16
+LONGEST_CODE = 16
+LARGEST_CATEGORY = 16
 """SSSS 16: the difference 32768, with no extra bits (T.81 H.1.2.2)."""
 
 _PEEK = 12
@@ -158,7 +156,7 @@ def _after_restart_marker(data: bytes, position: int, number: int) -> int:
 
 def _read_markers(data: bytes) -> _Scan:
     """Markers, segments and their fields: T.81 annex B."""
-    if data[:2] != bytes((0xFF, _SOI)):
+    if data[:2] != bytes((0xFF, SOI)):
         raise LjpegError(f"expected a JPEG file, which starts with ff d8, found {data[:2].hex(' ') or 'nothing'}")
     frame: tuple[int, int, int, int] | None = None
     codes: dict[int, _HuffmanCode] = {}
@@ -166,7 +164,7 @@ def _read_markers(data: bytes) -> _Scan:
     position = 2
     for _ in range(MAX_SEGMENTS):
         marker, body, position = _next_segment(data, position)
-        if marker == _SOF3:
+        if marker == SOF3:
             if frame is not None:
                 raise LjpegError("expected one frame header, found two")
             frame = _parse_frame(body)
@@ -174,13 +172,13 @@ def _read_markers(data: bytes) -> _Scan:
             raise LjpegError(
                 f"expected lossless Huffman-coded JPEG (SOF3, ff c3), found a frame of type ff {marker:02x}"
             )
-        elif marker == _DHT:
+        elif marker == DHT:
             codes |= _parse_huffman_codes(body)
         elif marker == _DRI:
             if len(body) != 2:
                 raise LjpegError(f"expected a restart interval of 2 bytes, found {len(body)}")
             restart_interval = int.from_bytes(body)
-        elif marker == _SOS:
+        elif marker == SOS:
             return _parse_scan(body, frame, codes, restart_interval, position)
     raise LjpegError(f"expected a scan within {MAX_SEGMENTS} segments, found none")
 
@@ -264,23 +262,23 @@ def _lookup_tables(code: _HuffmanCode) -> tuple[npt.NDArray[np.int32], npt.NDArr
     By the next 12 bits: difference << 8 | bits used, where those bits hold code and difference, else 0.
     By the next 16 bits: SSSS << 6 | bits used by code and difference, or 0 where no code begins so.
     """
-    if not code.categories or max(code.categories) > _LARGEST_CATEGORY:
+    if not code.categories or max(code.categories) > LARGEST_CATEGORY:
         raise LjpegError(f"expected Huffman codes for categories 0 to 16, found {code.categories.hex(' ') or 'none'}")
-    by_16_bits = np.zeros(1 << _LONGEST_CODE, np.uint16)
+    by_16_bits = np.zeros(1 << LONGEST_CODE, np.uint16)
     start, categories = 0, iter(code.categories)
     for length, count in enumerate(code.counts, start=1):
         for _ in range(count):
             category = next(categories)
-            end = start + (1 << (_LONGEST_CODE - length))
+            end = start + (1 << (LONGEST_CODE - length))
             if end > by_16_bits.size:
                 raise LjpegError(f"expected a prefix code, found too many Huffman codes of {length} bits")
-            extra = 0 if category == _LARGEST_CATEGORY else category
+            extra = 0 if category == LARGEST_CATEGORY else category
             by_16_bits[start:end] = category << 6 | (length + extra)
             start = end
     seen = np.arange(1 << _PEEK, dtype=np.int32)
-    entry = by_16_bits[:: 1 << (_LONGEST_CODE - _PEEK)].astype(np.int32)
+    entry = by_16_bits[:: 1 << (LONGEST_CODE - _PEEK)].astype(np.int32)
     used, extra_bits = entry & 63, entry >> 6
-    fits = (entry > 0) & (used <= _PEEK) & (extra_bits < _LARGEST_CATEGORY)
+    fits = (entry > 0) & (used <= _PEEK) & (extra_bits < LARGEST_CATEGORY)
     mask = (1 << extra_bits) - 1
     difference = (seen >> np.where(fits, _PEEK - used, 0)) & mask
     difference -= np.where(difference <= mask >> 1, mask, 0)
@@ -288,7 +286,7 @@ def _lookup_tables(code: _HuffmanCode) -> tuple[npt.NDArray[np.int32], npt.NDArr
 
 
 @njit(cache=True, nogil=True)
-def _predict(predictor, left, above, corner):  # type: ignore[no-untyped-def]
+def predict(predictor, left, above, corner):  # type: ignore[no-untyped-def]
     """T.81 table H.1; corner is the pixel above the left one."""
     if predictor == 7:
         return (left + above) >> 1
@@ -353,12 +351,12 @@ def _decode_rows(data, position, differences, categories, above, pixels, predict
                 used = np.uint64(entry & np.int32(63))
                 difference = entry >> np.int32(8)
             else:
-                long_entry = categories[window >> np.uint64(64 - _LONGEST_CODE)]
+                long_entry = categories[window >> np.uint64(64 - LONGEST_CODE)]
                 if long_entry == 0:
                     return _NO_SUCH_CODE, row
                 used = np.uint64(long_entry & np.uint16(63))
                 category = np.uint32(long_entry >> np.uint16(6))
-                if category == _LARGEST_CATEGORY:
+                if category == LARGEST_CATEGORY:
                     difference = np.int32(32768)
                 else:
                     mask = np.int32((np.uint32(1) << category) - np.uint32(1))
@@ -368,7 +366,7 @@ def _decode_rows(data, position, differences, categories, above, pixels, predict
             window <<= used
             held -= np.int64(used)
             over = np.int32(above[column])
-            left = (_predict(predictor, left, over, corner) + difference) & np.int32(0xFFFF)
+            left = (predict(predictor, left, over, corner) + difference) & np.int32(0xFFFF)
             corner = over
             pixels[row, column] = left
         above = pixels[row]
@@ -376,117 +374,3 @@ def _decode_rows(data, position, differences, categories, above, pixels, predict
     if unread < 0:
         return _DATA_ENDED, pixels.shape[0] - 1
     return (_BITS_LEFT if unread >= 8 else _DONE), position
-
-
-def encode(pixels: npt.NDArray[np.integer], precision: int, predictor: int = 7) -> bytes:
-    """The file that PVRG and `decode` read back as these pixels exactly.
-
-    `pixels`: (rows, columns), values 0 to 2^precision - 1. No point transform, no restart markers, one optimal Huffman
-    table. Raises ValueError where pixels, precision (2 to 16) or predictor (1 to 7) are outside what the format holds.
-    """
-    if not 2 <= precision <= 16 or not 1 <= predictor <= 7:
-        raise ValueError(f"expected precision 2 to 16 and predictor 1 to 7, found {precision} and {predictor}")
-    if pixels.ndim != 2 or not 1 <= min(pixels.shape) <= max(pixels.shape) <= 65535:
-        raise ValueError(f"expected 1 to 65535 rows and columns, found shape {pixels.shape}")
-    if not np.issubdtype(pixels.dtype, np.integer) or pixels.min() < 0 or pixels.max() >> precision:
-        raise ValueError(
-            f"expected integers of 0 to {(1 << precision) - 1}, found {pixels.dtype} {pixels.min()} to {pixels.max()}"
-        )
-    above = np.full(pixels.shape[1], 1 << (precision - 1), np.uint16)
-    differences, counts = _differences(np.ascontiguousarray(pixels, np.uint16), above, predictor)
-    lengths = _code_lengths({category: int(count) for category, count in enumerate(counts) if count})
-    codes = np.zeros(_LARGEST_CATEGORY + 1, np.uint64)
-    code_lengths = np.zeros(_LARGEST_CATEGORY + 1, np.uint64)
-    start = 0
-    for category, length in lengths.items():
-        codes[category], code_lengths[category] = start >> (_LONGEST_CODE - length), length
-        start += 1 << (_LONGEST_CODE - length)
-    extra_bits = [*range(_LARGEST_CATEGORY), 0]
-    bit_count = sum(int(counts[category]) * (length + extra_bits[category]) for category, length in lengths.items())
-    packed = np.empty(-(-bit_count // 8), np.uint8)
-    _pack(differences.ravel(), codes, code_lengths, packed)
-    per_length = Counter(lengths.values())
-    table = bytes(per_length[length] for length in range(1, _LONGEST_CODE + 1)) + bytes(lengths)
-    return b"".join(
-        (
-            bytes((0xFF, _SOI)),
-            _segment(_SOF3, struct.pack(">BHHBBBB", precision, *pixels.shape, 1, 1, 0x11, 0)),
-            _segment(_DHT, b"\x00" + table),
-            _segment(_SOS, bytes((1, 1, 0, predictor, 0, 0))),
-            packed.tobytes().replace(b"\xff", b"\xff\x00"),
-            bytes((0xFF, _EOI)),
-        )
-    )
-
-
-def _segment(marker: int, body: bytes) -> bytes:
-    return struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
-
-
-def _code_lengths(counts: dict[int, int]) -> dict[int, int]:
-    """Bits of each category's code, in the order of canonical codes: the best of at most 16 bits.
-
-    Package-merge (Larmore and Hirschberg, J. ACM 37, 1990). A category that never occurs takes part and gets the last
-    of the longest codes, the one of ones only, which T.81 annex C keeps free.
-    """
-    reserved = _LARGEST_CATEGORY + 1
-    leaves = sorted([(0, (reserved,)), *((count, (category,)) for category, count in counts.items())])
-    packages: list[tuple[int, tuple[int, ...]]] = []
-    for _ in range(_LONGEST_CODE):
-        merged = [(a + b, in_a + in_b) for (a, in_a), (b, in_b) in zip(packages[::2], packages[1::2], strict=False)]
-        packages = sorted([*leaves, *merged], key=itemgetter(0))
-    chosen = packages[: 2 * len(leaves) - 2]
-    lengths = Counter(category for _, categories in chosen for category in categories)
-    del lengths[reserved]
-    return dict(sorted(lengths.items(), key=lambda item: (item[1], item[0])))
-
-
-@njit(cache=True, nogil=True)
-def _category(difference):  # type: ignore[no-untyped-def]
-    """SSSS of a difference modulo 65536 (T.81 table H.2): how many bits its magnitude has."""
-    magnitude = min(difference, 65536 - difference)
-    bits = 0
-    while magnitude:
-        magnitude >>= 1
-        bits += 1
-    return bits
-
-
-@njit(cache=True, nogil=True)
-def _differences(pixels, above, predictor):  # type: ignore[no-untyped-def]
-    """Differences from the prediction, modulo 65536, and how many of them there are of each category."""
-    differences = np.empty_like(pixels)
-    counts = np.zeros(_LARGEST_CATEGORY + 1, np.int64)
-    for row in range(pixels.shape[0]):
-        left = corner = np.int32(above[0])
-        for column in range(pixels.shape[1]):
-            over = np.int32(above[column])
-            pixel = np.int32(pixels[row, column])
-            difference = (pixel - _predict(predictor, left, over, corner)) & np.int32(0xFFFF)
-            counts[_category(difference)] += 1
-            differences[row, column] = difference
-            left, corner = pixel, over
-        above = pixels[row]
-    return differences, counts
-
-
-@njit(cache=True, nogil=True)
-def _pack(differences, codes, code_lengths, packed):  # type: ignore[no-untyped-def]
-    """Write each difference's code and extra bits (T.81 H.1.2.2), the last byte filled with ones; stuff ff later."""
-    window, held, position = np.uint64(0), np.uint64(0), 0
-    for value in differences:
-        difference = np.int64(value)
-        category = _category(difference)
-        extra_bits = np.uint64(category if category < _LARGEST_CATEGORY else 0)
-        # Negative differences are sent less one, so that their highest extra bit is 0.
-        extra = difference if difference < 32768 else difference - 1
-        mask = (np.uint64(1) << extra_bits) - np.uint64(1)
-        window = (window << code_lengths[category] | codes[category]) << extra_bits | (np.uint64(extra) & mask)
-        held += code_lengths[category] + extra_bits
-        while held >= np.uint64(8):
-            held -= np.uint64(8)
-            packed[position] = (window >> held) & np.uint64(0xFF)
-            position += 1
-    if held:
-        fill = np.uint64(8) - held
-        packed[position] = (window << fill | ((np.uint64(1) << fill) - np.uint64(1))) & np.uint64(0xFF)

@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mammo_etl import ljpeg
 from mammo_etl.files import SourceFileError, list_files
 from mammo_etl.film import read_film
 from mammo_etl.ics import find_ics_view, parse_name, read_ics
 from mammo_etl.overlay import Lesion, read_overlay
+from mammo_etl.phantom import ljpeg_writer
 from mammo_etl.records import Abnormality, Label, Laterality, Pathology, Reason, Rejection, RoiKind, View
 from mammo_etl.sources import Inventory, ddsm
 
 ROWS, COLUMNS = 20, 12
 FILMS = ("LEFT_CC", "LEFT_MLO", "RIGHT_CC", "RIGHT_MLO")
-LJPEG = ljpeg.encode(np.arange(ROWS * COLUMNS, dtype=np.uint16).reshape(ROWS, COLUMNS), 12)
+LJPEG = ljpeg_writer.encode(np.arange(ROWS * COLUMNS, dtype=np.uint16).reshape(ROWS, COLUMNS), 12)
 
 OVERLAY = """TOTAL_ABNORMALITIES 2\x20
 ABNORMALITY 1\x20
@@ -260,11 +260,11 @@ def test_film_that_its_ics_does_not_list(tmp_path: Path) -> None:
 
 def test_film_of_another_size(tmp_path: Path) -> None:
     folder = make_case(tmp_path, "A-1003-1")
-    (folder / "A_1003_1.LEFT_CC.LJPEG").write_bytes(ljpeg.encode(np.zeros((20, 13), np.uint16), 12))
+    (folder / "A_1003_1.LEFT_CC.LJPEG").write_bytes(ljpeg_writer.encode(np.zeros((20, 13), np.uint16), 12))
     # Height and width exchanged: the .ics is right, and the film is read with its size.
     swapped = folder / "A_1003_1.LEFT_MLO.LJPEG"
     film = np.arange(ROWS * COLUMNS, dtype=np.uint16).reshape(ROWS, COLUMNS)
-    swapped.write_bytes(ljpeg.encode(film.reshape(COLUMNS, ROWS), 12))
+    swapped.write_bytes(ljpeg_writer.encode(film.reshape(COLUMNS, ROWS), 12))
     inventory = inventory_of(tmp_path)
     assert codes(inventory) == [(Reason.FILM_SIZE, "ddsm_A-1003-1_LEFT_CC")]
     (scan,) = [scan for scan in inventory.scans if scan.path == str(swapped)]

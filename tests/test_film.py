@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ImplicitVRLittleEndian, SecondaryCaptureImageStorage
 
-from mammo_etl import ljpeg, pgm
+from mammo_etl import pgm
 from mammo_etl.files import SourceFileError
 from mammo_etl.film import read_film, read_ljpeg_header
+from mammo_etl.phantom import ljpeg_writer
 from mammo_etl.records import Reason
 
 PIXELS = np.random.default_rng(2).integers(0, 65536, (23, 31), dtype=np.uint16)
@@ -67,9 +68,9 @@ def refusal(path: Path, content: bytes, rows: int | None = None, columns: int | 
     ("content", "expected", "bits"),
     [
         (dicom_file(PIXELS), PIXELS, 16),
-        (ljpeg.encode(PIXELS, 16), PIXELS, 16),
-        (ljpeg.encode(PIXELS >> 4, 12), PIXELS >> 4, 12),
-        (ljpeg.encode(BYTES, 8), BYTES, 8),
+        (ljpeg_writer.encode(PIXELS, 16), PIXELS, 16),
+        (ljpeg_writer.encode(PIXELS >> 4, 12), PIXELS >> 4, 12),
+        (ljpeg_writer.encode(BYTES, 8), BYTES, 8),
         (png(PIXELS), PIXELS, 16),
         (png(BYTES), BYTES, 8),
         (png(PIXELS, ".tif"), PIXELS, 16),
@@ -109,7 +110,7 @@ def test_formats(tmp_path: Path, content: bytes, expected: np.ndarray, bits: int
 
 def test_swapped_height_and_width_of_an_ljpeg(tmp_path: Path) -> None:
     # As in DDSM: coded with the sides exchanged, so that the rows of the film run on through those of the file.
-    content = ljpeg.encode(PIXELS.reshape(31, 23), 16)
+    content = ljpeg_writer.encode(PIXELS.reshape(31, 23), 16)
     path = tmp_path / "film"
     np.testing.assert_array_equal(read(path, content, 23, 31)[0], PIXELS)
     assert read(path, content)[0].shape == (31, 23)
@@ -125,7 +126,14 @@ def test_other_formats_are_not_reshaped(tmp_path: Path, content: bytes) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [dicom_file(PIXELS), ljpeg.encode(PIXELS, 16), png(PIXELS), p5(PIXELS, 65535), p5(BYTES, 255), p2(BYTES, 255)],
+    [
+        dicom_file(PIXELS),
+        ljpeg_writer.encode(PIXELS, 16),
+        png(PIXELS),
+        p5(PIXELS, 65535),
+        p5(BYTES, 255),
+        p2(BYTES, 255),
+    ],
     ids=["dicom", "ljpeg", "png", "p5-16", "p5-8", "p2"],
 )
 def test_truncated_files(tmp_path: Path, content: bytes) -> None:
@@ -140,7 +148,7 @@ def test_truncated_files(tmp_path: Path, content: bytes) -> None:
 
 @pytest.mark.parametrize("keep", range(0, 24))
 def test_ljpeg_cut_within_its_header(tmp_path: Path, keep: int) -> None:
-    content = ljpeg.encode(PIXELS, 16)[:keep]
+    content = ljpeg_writer.encode(PIXELS, 16)[:keep]
     assert refusal(tmp_path / "film", content) in (
         Reason.TRUNCATED_FILE,
         Reason.UNREADABLE_FILE,
@@ -149,7 +157,7 @@ def test_ljpeg_cut_within_its_header(tmp_path: Path, keep: int) -> None:
 
 
 def colour_ljpeg() -> bytes:
-    content = bytearray(ljpeg.encode(PIXELS, 16))
+    content = bytearray(ljpeg_writer.encode(PIXELS, 16))
     content[content.index(b"\xff\xc3") + 9] = 3
     return bytes(content)
 
@@ -188,7 +196,7 @@ def test_unsupported(tmp_path: Path, content: bytes) -> None:
         b"P2\n2 1\n65535\n1 70000\n",
         b"\x89PNG\r\n\x1a\n" + b"\0" * 50 + b"IEND",
         b"II*\0" + b"\xff" * 50,
-        ljpeg.encode(PIXELS, 16).replace(b"\xff\xc3", b"\xff\xfe"),
+        ljpeg_writer.encode(PIXELS, 16).replace(b"\xff\xc3", b"\xff\xfe"),
     ],
 )
 def test_broken(tmp_path: Path, content: bytes) -> None:
@@ -213,7 +221,7 @@ def test_headers_without_pixels(tmp_path: Path) -> None:
     # One number of one digit is a whole plain file.
     path.write_bytes(b"P2 1 1 255 7")
     assert pgm.read_header(str(path)).rows == 1
-    path.write_bytes(ljpeg.encode(PIXELS, 16))
+    path.write_bytes(ljpeg_writer.encode(PIXELS, 16))
     assert (read_ljpeg_header(str(path)).rows, read_ljpeg_header(str(path)).columns) == (23, 31)
     path.write_bytes(png(BYTES, ".jpg"))
     with pytest.raises(SourceFileError) as raised:

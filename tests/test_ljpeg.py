@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mammo_etl.ljpeg import MAX_PIXELS, LjpegError, LjpegHeader, decode, encode, read_header
+from mammo_etl.ljpeg import MAX_PIXELS, LjpegError, LjpegHeader, decode, read_header
+from mammo_etl.phantom.ljpeg_writer import encode
 
 Pixels = npt.NDArray[np.uint16]
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mammo_etl import report
+from mammo_etl import film_pictures, report
 from mammo_etl.breast import blacken, find_breast
 from mammo_etl.catalog import write_table
 from mammo_etl.convert import decode_png, encode_png
@@ -423,15 +423,15 @@ def test_rare_films_are_chosen_among_thousands() -> None:
         scan("rare-scanner", scanner="LUMISYS"),
     ]
     classes |= {item.image_id: {int(item.image_id[-1])} for item in rare if item.image_id.startswith("rare-class")}
-    chosen = report.choose_films([*scans, *rare], classes, ())
+    chosen = film_pictures.choose_films([*scans, *rare], classes, ())
     assert {item.image_id for item in rare} <= set(chosen)
     assert len(chosen) == len(set(chosen)) == 12
-    assert report.choose_films([*rare, *reversed(scans)], classes, ()) == chosen
+    assert film_pictures.choose_films([*rare, *reversed(scans)], classes, ()) == chosen
 
 
 def test_films_shown_elsewhere_are_chosen_only_for_what_no_other_has() -> None:
     scans = [scan(f"c{i}") for i in range(5)] + [scan("only-mlo", view=View.MLO)]
-    chosen = report.choose_films(scans, {}, {"c0", "only-mlo"})
+    chosen = film_pictures.choose_films(scans, {}, {"c0", "only-mlo"})
     assert set(chosen) == {"c1", "c2", "c3", "c4", "only-mlo"}
 
 
@@ -444,7 +444,7 @@ def test_doubtful_masks_are_the_extremes_with_their_figures() -> None:
     films |= {"rough": quality(solidity=0.7), "edge": quality(border=0.5)}
     films |= {"ragged": quality(solidity=0.5), "frame": quality(border=0.9)}
     films |= {"tiny": quality(area=0.01), "huge": quality(area=0.97)}
-    assert list(report.doubtful_masks(films).items()) == [
+    assert list(film_pictures.doubtful_masks(films).items()) == [
         ("ragged", "lowest solidity: 0.500 (median of the run: 0.950)"),
         ("frame", "most border contact: 0.900 (median of the run: 0.200)"),
         ("tiny", "smallest share of the film: 0.010 (median of the run: 0.300)"),
@@ -455,14 +455,14 @@ def test_doubtful_masks_are_the_extremes_with_their_figures() -> None:
 
 
 def test_a_figure_that_is_the_same_everywhere_makes_no_mask_doubtful() -> None:
-    assert report.doubtful_masks({f"f{i}": quality() for i in range(9)}) == {}
+    assert film_pictures.doubtful_masks({f"f{i}": quality() for i in range(9)}) == {}
 
 
 def test_no_more_than_six_or_half_of_the_films_are_doubtful() -> None:
     many = {f"f{i:02d}": quality(i / 100, i / 100, i / 100) for i in range(50)}
-    assert len(report.doubtful_masks(many)) == 6
-    assert len(report.doubtful_masks(dict(list(many.items())[:5]))) == 2
-    assert report.doubtful_masks({"one": quality()}) == {}
+    assert len(film_pictures.doubtful_masks(many)) == 6
+    assert len(film_pictures.doubtful_masks(dict(list(many.items())[:5]))) == 2
+    assert film_pictures.doubtful_masks({"one": quality()}) == {}
 
 
 def test_a_real_film(tmp_path: Path, realdata: Path) -> None:

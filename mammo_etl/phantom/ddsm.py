@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mammo_etl.ljpeg import encode
 from mammo_etl.phantom.disk import write_file
 from mammo_etl.phantom.film import Film, PlacedLesion, Region
+from mammo_etl.phantom.ljpeg_writer import encode
 from mammo_etl.phantom.plan import DdsmPatient, Scanner
 from mammo_etl.phantom.truth import Truth, image_id_of, write_film_truth
 from mammo_etl.records import Abnormality
