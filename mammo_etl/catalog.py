@@ -17,7 +17,7 @@ from mammo_etl.files import digest_of
 from mammo_etl.reader import PublishedRun, open_run
 from mammo_etl.records import Finding, Rejection, Scan
 from mammo_etl.schema import FORMAT_VERSION, PATCHES, to_table
-from mammo_etl.workspace import Workspace, read_json, replacing, write_json
+from mammo_etl.workspace import UNFINISHED, Workspace, read_json, replacing, write_json
 
 CATALOG = pa.schema(
     [  # type: ignore[arg-type]  # the stubs do not know a list of fields of several types
@@ -95,6 +95,8 @@ def file_digests(folder: Path) -> dict[str, str]:
 def publish(workspace: Path, run_id: str, manifest: dict[str, Any]) -> PublishedRun:
     """Finishes a run whose tables, shards and report are written: its manifest, then catalog and `current.json`."""
     folder = Workspace(workspace).run(run_id)
+    for leftover in (*folder.rglob(f"{UNFINISHED}*"), *folder.rglob(f"*{store.LOCK_SUFFIX}")):
+        leftover.unlink()
     full = {
         "format_version": FORMAT_VERSION,
         "run_id": run_id,

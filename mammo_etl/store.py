@@ -15,6 +15,9 @@ from zarr.codecs import ZstdCodec
 
 from mammo_etl.settings import StoreSettings
 
+LOCK_SUFFIX = ".__lock"
+"""What TensorStore appends to a file's name while it writes it; one that is left was being written when its process was killed."""
+
 
 def shard_ranges(rows: int, shard_rows: int) -> list[range]:
     """Rows of each shard, in order; the last may be shorter."""

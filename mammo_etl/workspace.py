@@ -53,11 +53,15 @@ class Workspace:
         return self.root / "runs" / run_id
 
 
+UNFINISHED = ".unfinished-"
+"""What the name of a file begins with until it is whole; one that is left was being written when its process was killed."""
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends, and vanishes if the block raises."""
+    """A temporary path beside `path`, of the same suffix, that takes its place when the block ends, and vanishes if the block raises."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED, suffix=f"-{path.name}")
     os.close(handle)
     temporary = Path(name)
     try:

@@ -154,6 +154,8 @@ def test_a_build_goes_on_where_another_was_stopped(
     shard = run / "patches.zarr" / "c" / "1" / "0" / "0"
     shard.write_bytes(shard.read_bytes()[:-9] + b"corrupted")
     (run / "patches.zarr" / "c" / "2" / "0" / "0").unlink()
+    (run / "patches.zarr" / "c" / "2" / "0" / "0.__lock").write_bytes(b"half a shard")
+    (run / ".unfinished-x1-scans.parquet").write_bytes(b"half a table")
     summary = build(phantoms, tmp_path / "ws", cluster)
     assert summary.new
     assert files_of(run / "patches.zarr") == expected

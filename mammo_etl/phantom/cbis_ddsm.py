@@ -16,11 +16,11 @@ from pydicom import dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ImplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
-from mammo_etl.phantom.disk import write_file
 from mammo_etl.phantom.film import Film, PlacedLesion
 from mammo_etl.phantom.plan import CbisPatient, Lesion
 from mammo_etl.phantom.truth import Truth, image_id_of, write_film_truth
 from mammo_etl.records import Abnormality, Box
+from mammo_etl.workspace import write_bytes
 
 SOURCE = "cbis-ddsm"
 
@@ -120,7 +120,7 @@ def write_cbis_tables(root: Path, rows: Sequence[TableRow]) -> None:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(_header(kind))
         writer.writerows(row.values for row in rows if row.table == table)
-        write_file(root / table, text.getvalue().encode())
+        write_bytes(root / table, text.getvalue().encode())
 
 
 def _header(kind: Abnormality) -> tuple[str, ...]:
@@ -263,4 +263,4 @@ def _write_image(
     dataset["PixelData"].VR = "OW"
     file = io.BytesIO()
     dcmwrite(file, dataset, enforce_file_format=True)
-    write_file(series.file(number), file.getvalue())
+    write_bytes(series.file(number), file.getvalue())

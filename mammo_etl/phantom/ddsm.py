@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mammo_etl.phantom.disk import write_file
 from mammo_etl.phantom.film import Film, PlacedLesion, Region
 from mammo_etl.phantom.ljpeg_writer import encode
 from mammo_etl.phantom.plan import DdsmPatient, Scanner
 from mammo_etl.phantom.truth import Truth, image_id_of, write_film_truth
 from mammo_etl.records import Abnormality
+from mammo_etl.workspace import write_bytes
 
 SOURCE = "ddsm"
 
@@ -28,9 +28,9 @@ def write_ddsm_film(
     stem = f"{patient.case.replace('-', '_')}.{film.plan.laterality.value}_{film.plan.view.value}"
     folder = root / patient.folder
     levels = grey_levels(film.pixels, patient.scanner, rng)
-    write_file(folder / f"{stem}.LJPEG", encode(levels, patient.scanner.bits))
+    write_bytes(folder / f"{stem}.LJPEG", encode(levels, patient.scanner.bits))
     if film.lesions:
-        write_file(folder / f"{stem}.OVERLAY", _overlay(film.lesions).encode())
+        write_bytes(folder / f"{stem}.OVERLAY", _overlay(film.lesions).encode())
     return write_film_truth(
         truth_folder,
         film,
@@ -68,7 +68,7 @@ def write_ics(root: Path, patient: DdsmPatient, sizes: list[tuple[int, int]], rn
             f"BITS_PER_PIXEL {scanner.bits} RESOLUTION {scanner.resolution_um} "
             f"{'OVERLAY' if film.lesions else 'NON_OVERLAY'}"
         )
-    write_file(root / patient.folder / f"{patient.case}.ics", ("\n".join(lines) + "\n").encode())
+    write_bytes(root / patient.folder / f"{patient.case}.ics", ("\n".join(lines) + "\n").encode())
 
 
 def grey_levels(pixels: NDArray[np.uint16], scanner: Scanner, rng: np.random.Generator) -> NDArray[np.uint16]:

@@ -6,9 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from mammo_etl.phantom.disk import write_file, write_mask
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
 from mammo_etl.phantom.film import Film, PlacedLesion
 from mammo_etl.records import Abnormality, label_of
+from mammo_etl.workspace import write_bytes
 
 
 @dataclass(frozen=True)
@@ -76,11 +80,11 @@ def write_film_truth(
 ) -> Truth:
     """Write the masks of a film and those of its lesions that this image of it is listed with; returns the table rows."""
     rows, columns = film.pixels.shape
-    write_mask(folder / f"{image_id}.breast.png", film.breast)
+    _write_mask(folder / f"{image_id}.breast.png", film.breast)
     findings = []
     for placed in lesions:
         finding_id = f"{image_id}_{placed.lesion.number}"
-        write_mask(folder / f"{finding_id}.roi.png", placed.roi.on_film(rows, columns))
+        _write_mask(folder / f"{finding_id}.roi.png", placed.roi.on_film(rows, columns))
         findings.append(
             FindingTruth(
                 finding_id=finding_id,
@@ -121,4 +125,12 @@ def _write_table(
     writer = csv.DictWriter(text, [field.name for field in fields(record)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
-    write_file(path, text.getvalue().encode())
+    write_bytes(path, text.getvalue().encode())
+
+
+def _write_mask(path: Path, mask: NDArray[np.uint8]) -> None:
+    """Write a mask of 0 and 255 as a PNG of one bit per pixel."""
+    done, png = cv2.imencode(".png", mask, [cv2.IMWRITE_PNG_BILEVEL, 1])
+    if not done:
+        raise RuntimeError(f"{path}: OpenCV could not encode the mask as PNG")
+    write_bytes(path, png.tobytes())

@@ -16,10 +16,10 @@ import numpy as np
 from mammo_etl.inventory import PHANTOM_MARK
 from mammo_etl.phantom.cbis_ddsm import TableRow, write_cbis_film, write_cbis_tables
 from mammo_etl.phantom.ddsm import write_ddsm_film, write_ics
-from mammo_etl.phantom.disk import write_file
 from mammo_etl.phantom.film import Film, make_film
 from mammo_etl.phantom.plan import CbisPatient, DdsmPatient, plan_patient
 from mammo_etl.phantom.truth import Truth, write_truth_tables
+from mammo_etl.workspace import write_bytes
 
 SMALLEST_HEIGHT, SMALLEST_WIDTH = 320, 200
 """Below this, lesions would be a few pixels wide."""
@@ -86,7 +86,7 @@ def write_phantoms(
     settings = _Settings(seed, height, width)
     _claim(out, settings, patients)
     for source in ("cbis-ddsm", "ddsm"):
-        write_file(out / source / PHANTOM_MARK, _MARK_TEXT.encode())
+        write_bytes(out / source / PHANTOM_MARK, _MARK_TEXT.encode())
     written: dict[int, _Written] = {}
     for index, result in _run(out, settings, patients, workers):
         written[index] = result
@@ -118,7 +118,7 @@ def _claim(out: Path, settings: _Settings, patients: int) -> None:
                 f"{out} holds phantoms made with {found}, not {wanted}: give an empty folder, or the same "
                 "settings and at least as many patients"
             )
-    write_file(note, (json.dumps(wanted) + "\n").encode())
+    write_bytes(note, (json.dumps(wanted) + "\n").encode())
 
 
 def _run(out: Path, settings: _Settings, patients: int, workers: int) -> Iterator[tuple[int, _Written]]:
