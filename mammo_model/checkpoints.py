@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from mammo_model.files import replacing
+from mammo_etl.workspace import replacing
 
 _STATE = re.compile(r"state-(\d+)\.weights\.h5")
 

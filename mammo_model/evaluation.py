@@ -14,8 +14,8 @@ from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from mammo_etl.reader import PublishedRun
 from mammo_etl.records import Split
+from mammo_etl.workspace import replacing, write_json
 from mammo_model import confusion
-from mammo_model.files import replacing, write_json
 from mammo_model.progress import SILENT, Progress
 from mammo_model.settings import FORMAT_VERSION, TrainingSettings
 from mammo_model.training import TrainedModel, feed_of

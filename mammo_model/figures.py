@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from mammo_model.files import replacing
+from mammo_etl.workspace import replacing
 
 DOTS_PER_INCH = 120
 

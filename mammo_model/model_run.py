@@ -14,11 +14,12 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
+from mammo_etl.files import digest_of
 from mammo_etl.reader import PublishedRun, open_run
 from mammo_etl.records import Split
+from mammo_etl.workspace import read_json, write_bytes, write_json
 from mammo_model import figures, report
 from mammo_model.evaluation import EVALUATED, evaluate
-from mammo_model.files import digest_of, read_json, write_json, write_text
 from mammo_model.progress import SILENT, Progress
 from mammo_model.settings import FORMAT_VERSION, TrainingSettings
 from mammo_model.training import TrainedModel, model_id_of, train
@@ -54,8 +55,9 @@ def train_and_evaluate(
     models_folder = workspace / "models"
     model_id = model_id_of(run.run_id, settings)
     folder = models_folder / model_id
-    if (folder / "manifest.json").exists():
-        return ModelRun(model_id, folder, read_json(folder / "manifest.json"), read_json(folder / "metrics.json"), True)
+    manifest, metrics = read_json(folder / "manifest.json"), read_json(folder / "metrics.json")
+    if manifest is not None and metrics is not None:
+        return ModelRun(model_id, folder, manifest, metrics, True)
     timings: dict[str, float] = {}
     progress.on_stage("training")
     trained = train(run, settings, models_folder, progress)
@@ -85,9 +87,10 @@ def train_and_evaluate(
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     with _stage("report", timings, progress):
-        write_text(folder / "report.html", report.render(manifest, settings, metrics, run.patches(), pictures))
+        page = report.render(manifest, settings, metrics, run.patches(), pictures)
+        write_bytes(folder / "report.html", page.encode())
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    manifest["files"] = {path.relative_to(folder).as_posix(): digest_of(path) for path in files}
+    manifest["files"] = {path.relative_to(folder).as_posix(): digest_of(path.read_bytes()) for path in files}
     write_json(folder / "manifest.json", manifest)
     return ModelRun(model_id, folder, manifest, metrics, False)
 
