@@ -22,7 +22,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	touch $(INSTALLED)
 
 demo: $(INSTALLED) ## Run the whole job on phantom films: a dataset run, a trained model, two reports
-	$(IN_VENV) -m flows.cli demo
+	.venv/bin/mammo demo
 
 test: $(INSTALLED) ## Run the linters, the type checker and the tests
 	$(IN_VENV) -m ruff check .

@@ -13,6 +13,7 @@ from distributed import Client
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.context import FlowRunContext
+from prefect.runtime import deployment
 from pydantic import BaseModel
 
 from flows.clusters import ClusterSettings, open_client
@@ -35,7 +36,7 @@ from mammo_etl.plan import check_disk, plan_patches
 from mammo_etl.reader import PublishedRun
 from mammo_etl.records import Finding, Label, Reason, Rejection, Scan
 from mammo_etl.report import write_report
-from mammo_etl.settings import BuildSettings, SourceSettings, digest
+from mammo_etl.settings import BuildSettings, SettingsError, SourceSettings, digest
 from mammo_etl.sources import Inventory
 from mammo_etl.workspace import Workspace, read_json
 
@@ -58,7 +59,13 @@ class BuildSummary(BaseModel):
     warnings: list[str]
 
 
-@flow(name="build-dataset", flow_run_name="build-dataset into {workspace}", persist_result=False)
+@flow(
+    name="build-dataset",
+    flow_run_name="build-dataset into {workspace}",
+    persist_result=False,
+    # Prefect keeps the exception of a failed run all the same, and would pickle it.
+    result_serializer="json",
+)
 def build_dataset(
     sources: list[SourceSettings],
     workspace: Path,
@@ -69,6 +76,10 @@ def build_dataset(
 
     What earlier builds in the workspace have done under the same settings is not done again. The same input and settings give the same run.
     """
+    if deployment.id is not None and not workspace.is_absolute():
+        raise SettingsError(
+            f"workspace {workspace}: expected an absolute path, as a worker runs flows in a temporary folder"
+        )
     workspace = workspace.absolute()
     workspace.mkdir(parents=True, exist_ok=True)
     files = list_sources(sources)

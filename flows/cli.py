@@ -309,3 +309,7 @@ def demo(
     _show_training(trained)
     console.print(f"Data report:  {built.report}", soft_wrap=True, markup=False, highlight=False)
     console.print(f"Model report: {trained.report}", soft_wrap=True, markup=False, highlight=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -44,7 +44,13 @@ class TrainSummary(BaseModel):
     timings: list[dict[str, Any]]
 
 
-@flow(name="train-model", flow_run_name="train-model in {workspace}", persist_result=False)
+@flow(
+    name="train-model",
+    flow_run_name="train-model in {workspace}",
+    persist_result=False,
+    # Prefect keeps the exception of a failed run all the same, and would pickle it.
+    result_serializer="json",
+)
 def train_model(
     workspace: Path, settings: TrainingSettings = TrainingSettings(), run_id: str | None = None
 ) -> TrainSummary:
