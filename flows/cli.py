@@ -42,8 +42,13 @@ DEMO_SETTINGS = [
     "plan.validation=0.2",
     "plan.test=0.2",
     "plan.seed=1",
+    # As many normal patches as abnormal ones: fewer to train on, and more to learn from each.
+    "plan.normal_share=0.5",
     "training.width=8",
-    "training.epochs=4",
+    "training.epochs=6",
+    "training.batch_size=16",
+    "training.learning_rate=0.0005",
+    "training.dropout=0.1",
 ]
 """Settings of the demo: films of a fifth of the usual size, so smaller patches, and a small network."""
 
