@@ -15,12 +15,6 @@ from pathlib import Path
 
 import psutil
 
-from flows import build_dataset as flow
-from flows.clusters import ClusterSettings
-from flows.progress import Stage, Stages
-from mammo_etl.phantom.write import write_phantoms
-from mammo_etl.settings import BuildSettings, InventorySettings, SourceSettings
-
 
 class Watch:
     """Peaks of resident memory since the last `reset`, bytes."""
@@ -49,20 +43,6 @@ class Watch:
                     continue
 
 
-class WatchedStages(Stages):
-    """Stages that note the peaks of memory while they ran."""
-
-    watch: Watch
-    peaks: dict[str, tuple[int, int]]
-
-    @contextmanager
-    def stage(self, name: str, unit: str, total: int | None = None) -> Iterator[Stage]:
-        self.watch.reset()
-        with super().stage(name, unit, total) as stage:
-            yield stage
-        self.peaks[name] = (self.watch.flow, self.watch.worker)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--patients", type=int, default=13, help="13 give 40 films")
@@ -70,10 +50,27 @@ def main() -> None:
     parser.add_argument("--height", type=int, default=4800)
     parser.add_argument("--width", type=int, default=3000)
     arguments = parser.parse_args()
+    # Not at the top: each worker process imports this file anew, and has no use for Prefect.
+    from flows import build_dataset as flow
+    from flows.clusters import ClusterSettings
+    from flows.progress import Stage, Stages
+    from mammo_etl.phantom.write import write_phantoms
+    from mammo_etl.settings import BuildSettings, InventorySettings, SourceSettings
+
     watch = Watch()
-    watched = WatchedStages
-    watched.watch, watched.peaks = watch, {}
-    flow.Stages = watched  # type: ignore[misc]
+    peaks: dict[str, tuple[int, int]] = {}
+
+    class WatchedStages(Stages):
+        """Stages that note the peaks of memory while they ran."""
+
+        @contextmanager
+        def stage(self, name: str, unit: str, total: int | None = None) -> Iterator[Stage]:
+            watch.reset()
+            with super().stage(name, unit, total) as stage:
+                yield stage
+            peaks[name] = (watch.flow, watch.worker)
+
+    flow.Stages = WatchedStages  # type: ignore[misc]
     with tempfile.TemporaryDirectory() as folder:
         films = Path(folder) / "phantoms"
         started = time.perf_counter()
@@ -94,7 +91,7 @@ def main() -> None:
             print(f"\n{title}: {time.perf_counter() - started:.1f} s, {built.counts['patches']} patches\n")
             print("| stage | items | seconds | flow, peak MB | largest worker, peak MB |\n|---|---|---|---|---|")
             for row in built.timings:
-                flow_peak, worker_peak = watched.peaks[row["stage"]]
+                flow_peak, worker_peak = peaks[row["stage"]]
                 items = f"{row['items']} {row['unit']}"
                 print(
                     f"| {row['stage']} | {items} | {row['seconds']:.1f} | {flow_peak / 1e6:.0f} | {worker_peak / 1e6:.0f} |"
