@@ -28,7 +28,7 @@ def lead_letters(rng: np.random.Generator, text: str, size: float) -> tuple[Floa
     """Letters of lead laid on the film: blurred, grey to white, in any direction."""
     glyphs = _glyphs(text, size)
     half = round(np.hypot(*glyphs.shape) / 2) + 2
-    angle = rng.choice([0.0, 90.0, rng.uniform(-60, 60)])
+    angle = float(rng.choice([0.0, 90.0, rng.uniform(-60, 60)]))
     turn = cv2.getRotationMatrix2D((glyphs.shape[1] / 2, glyphs.shape[0] / 2), angle, 1)
     turn[:, 2] += half - np.array([glyphs.shape[1] / 2, glyphs.shape[0] / 2])
     turned = cv2.warpAffine(glyphs, turn, (2 * half, 2 * half))
