@@ -26,15 +26,16 @@ from mammo_etl.extract import ShardWork, extract_shard
 from mammo_etl.inventory import (
     SourceFiles,
     assemble,
+    check_films,
     check_rejects,
     combine,
     list_sources,
     read_headers,
     without_films,
 )
-from mammo_etl.plan import check_disk, plan_patches
+from mammo_etl.plan import PlanError, check_disk, check_memory, plan_patches
 from mammo_etl.reader import PublishedRun
-from mammo_etl.records import Finding, Label, Reason, Rejection, Scan
+from mammo_etl.records import Candidate, Finding, Label, Reason, Rejection, Scan
 from mammo_etl.report import write_report
 from mammo_etl.settings import BuildSettings, SettingsError, SourceSettings, digest
 from mammo_etl.sources import Inventory
@@ -85,9 +86,10 @@ def build_dataset(
     files = list_sources(sources)
     stages = Stages()
     with open_client(cluster) as client:
-        inventory = step("inventory", take_inventory, client, files, settings, stages)
+        inventory = step("inventory", take_inventory, client, files, workspace, settings, stages)
         inventory, films = step("convert", convert, client, inventory, workspace, settings, stages)
-        plan, run_id = step("plan", make_plan, inventory, films, workspace, settings, stages)
+        phantom = any(source.phantom for source in files)
+        plan, run_id = step("plan", make_plan, inventory, films, phantom, workspace, settings, stages)
         published = catalog.finished_run(workspace, run_id)
         new = published is None
         if published is None:
@@ -109,20 +111,39 @@ def build_dataset(
     return summary
 
 
-def take_inventory(client: Client, files: Sequence[SourceFiles], settings: BuildSettings, stages: Stages) -> Inventory:
-    """Reads the headers of all files on the cluster, and joins them to tables of films and findings."""
+def take_inventory(
+    client: Client, files: Sequence[SourceFiles], workspace: Path, settings: BuildSettings, stages: Stages
+) -> Inventory:
+    """Reads the headers of all files on the cluster, and joins them to tables of films and findings.
+
+    Raises InventoryError if there is no usable film.
+    """
     found: dict[str, Inventory] = {}
     with stages.stage("inventory", "files", sum(len(source.with_headers) for source in files)) as stage:
         for source in files:
             headers: dict[str, Any] = {}
-            batches = ((f"{source.kind}-{i}", urls) for i, urls in enumerate(_batched(source.with_headers)))
-            for name, result in fan_out(client, partial(read_headers, source.kind), batches):
+            function = partial(read_headers, source.kind)
+            batches = dict(enumerate(_batched(source.with_headers)))
+            suspects: list[str] = []
+            for name, result in fan_out(client, function, ((str(number), urls) for number, urls in batches.items())):
                 if isinstance(result, WorkerDied):
-                    raise RuntimeError(f"reading the headers of {name}: {result.message}")
-                headers.update(result)
-                stage.advance(len(result))
+                    suspects += batches[int(name)]
+                else:
+                    headers.update(result)
+                    stage.advance(len(result))
+            # One file of the batch killed the worker: which, is found out by reading each alone.
+            for url, alone in fan_out(client, function, ((url, (url,)) for url in suspects)):
+                headers.update({url: _poison(source.kind, url, alone)} if isinstance(alone, WorkerDied) else alone)
+                stage.advance()
             found[source.kind] = assemble(source, headers)
-    return combine(found, settings.inventory)
+    inventory = combine(found, settings.inventory)
+    catalog.write_rejects(workspace, inventory.rejects)
+    check_films(inventory)
+    return inventory
+
+
+def _poison(kind: str, url: str, outcome: WorkerDied) -> Rejection:
+    return Rejection(stage="inventory", code=Reason.WORKER_DIED, message=outcome.message, source=kind, path=url)
 
 
 def _batched(urls: Sequence[str]) -> list[tuple[str, ...]]:
@@ -136,7 +157,7 @@ def convert(
 
     Raises InventoryError if too many were rejected.
     """
-    work = film_work(inventory.scans, inventory.findings)
+    work = film_work(inventory.scans, inventory.findings, inventory.rejects)
     films: dict[str, FilmResult] = {}
     rejects: list[Rejection] = []
     function = partial(convert_film, workspace=workspace, cleaning=settings.cleaning, patches=settings.patches)
@@ -152,7 +173,10 @@ def convert(
             skipped = not isinstance(result, WorkerDied) and result.image_skipped and result.candidates_skipped
             stage.advance(skipped=int(skipped))
     inventory = without_films(inventory, rejects)
-    check_rejects(len(inventory.scans) + len(inventory.findings), inventory.rejects, settings.inventory)
+    catalog.write_rejects(workspace, inventory.rejects)
+    faulty = {row.finding_id for row in inventory.rejects}
+    sound = sum(finding.finding_id not in faulty for finding in inventory.findings)
+    check_rejects(len(inventory.scans) + sound, inventory.rejects, settings.inventory)
     return inventory, films
 
 
@@ -168,26 +192,29 @@ def _quarantined(work: FilmWork, outcome: WorkerDied) -> Rejection:
 
 
 def make_plan(
-    inventory: Inventory, films: dict[str, FilmResult], workspace: Path, settings: BuildSettings, stages: Stages
+    inventory: Inventory,
+    films: dict[str, FilmResult],
+    phantom: bool,
+    workspace: Path,
+    settings: BuildSettings,
+    stages: Stages,
 ) -> tuple[pd.DataFrame, str]:
     """The numbered patches, and the id of their run, which follows from all that the run will contain.
 
     Raises PlanError if there is no patch, or no room for them.
     """
-    with stages.stage("plan", "patches") as stage:
-        candidates = [
-            candidate
-            for image_id in sorted(films)
-            for candidate in read_candidates(workspace, settings.cleaning, settings.patches, image_id)
-        ]
+    with stages.stage("plan", "films", len(films)) as stage:
+        candidates: list[Candidate] = []
+        for image_id in sorted(films):
+            candidates += read_candidates(workspace, settings.cleaning, settings.patches, image_id)
+            stage.advance()
         plan = plan_patches(inventory.scans, candidates, settings.plan)
         check_disk(len(plan), settings.patches.size, shutil.disk_usage(workspace).free)
-        stage.advance(len(plan))
     places = {"path", "roi_path", "crop_path"}
     rows: list[Scan | Finding | Rejection] = [*inventory.scans, *inventory.findings, *inventory.rejects]
     records = [{key: value for key, value in asdict(item).items() if key not in places} for item in rows]
     images = [[image_id, films[image_id].png] for image_id in sorted(films)]
-    return plan, f"run-{digest(settings, records, images, plan.to_dict('list'))[:12]}"
+    return plan, f"run-{digest(settings, phantom, records, images, plan.to_dict('list'))[:12]}"
 
 
 def extract(
@@ -201,8 +228,10 @@ def extract(
 ) -> None:
     """Writes every shard of the run's patches.zarr on the cluster.
 
-    Raises RuntimeError naming a shard that killed its worker.
+    Raises PlanError if a worker has too little memory for a shard, or died of one.
     """
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    check_memory(settings.store.shard_rows, settings.patches.size, min(w["memory_limit"] for w in workers))
     places = Workspace(workspace)
     run = places.run(run_id)
     store.create_patches(run / "patches.zarr", len(plan), settings.patches.size, settings.store)
@@ -210,9 +239,9 @@ def extract(
     function = partial(extract_shard, run=run, images=places.images(digest(settings.cleaning)))
     with stages.stage("extract", "patches", len(plan)) as stage:
         work = ((f"{run_id}-{shard}", _shard_work(shard, rows, plan, films)) for shard, rows in enumerate(shards))
-        for name, result in fan_out(client, function, work):
+        for _, result in fan_out(client, function, work):
             if isinstance(result, WorkerDied):
-                raise RuntimeError(f"extract: {name}: {result.message}")
+                raise PlanError(f"extract: {result.message} Set a smaller store.shard_rows.")
             stage.advance(result.rows, skipped=result.rows if result.skipped else 0)
 
 
@@ -235,10 +264,11 @@ def publish(
     """Checks that no shard is missing, writes tables and report, and makes the run the published one."""
     places = Workspace(workspace)
     run = places.run(run_id)
-    with stages.stage("publish", "files") as stage:
+    with stages.stage("publish", "steps", 3) as stage:
         patches = catalog.write_run_tables(
             run, run_id, inventory.scans, inventory.findings, inventory.rejects, plan, settings.store.shard_rows
         )
+        stage.advance()
         parent = read_json(places.current)
         kinds = {source.kind for source in files}
         manifest = {
@@ -261,8 +291,9 @@ def publish(
             "warnings": _warnings(inventory, patches, settings),
         }
         write_report(run, places.images(digest(settings.cleaning)), {"run_id": run_id, **manifest})
+        stage.advance()
         published = catalog.publish(workspace, run_id, manifest)
-        stage.advance(len(published.manifest["digests"]))
+        stage.advance()
     return published
 
 
@@ -286,6 +317,11 @@ def _warnings(inventory: Inventory, patches: pd.DataFrame, settings: BuildSettin
         warnings.append(
             f"{share:.0%} of the patches are normal, not {wanted:.0%}: there are too "
             + ("few places for normal patches" if share < wanted else "few abnormal ones")
+        )
+    if settings.inventory.mixed_ddsm == "all" and {"cbis-ddsm", "ddsm"} <= {scan.source for scan in inventory.scans}:
+        warnings.append(
+            "abnormal DDSM cases stand beside CBIS-DDSM (inventory.mixed_ddsm = all): the same patient may be in two splits "
+            "under two names"
         )
     for split in ("train", "validation", "test"):
         there = set(patches.loc[patches["split"] == split, "label"])

@@ -71,7 +71,7 @@ class UsageError(Exception):
 
 
 class RunError(Exception):
-    """A training that cannot be done, in one sentence."""
+    """A build or training that cannot be done, in one sentence."""
 
 
 RUN_FAILURES = (InventoryError, PlanError, SourceFileError, RunError)
@@ -87,6 +87,9 @@ def main() -> None:
         _fail(error, 2)
     except RUN_FAILURES as error:
         _fail(error, 1)
+    except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        # Where a command should write, there is something else, or nothing may be written.
+        _fail(error, 2)
 
 
 def _fail(error: Exception, code: int) -> None:
@@ -138,9 +141,14 @@ def _build(
     job = load_settings(settings, overrides)
     _check_places(sources, workspace)
     from flows.build_dataset import build_dataset
+    from mammo_etl.catalog import IncompleteRunError
+    from mammo_etl.extract import DamagedImageError
 
-    _log_only_surprises()
-    return build_dataset(list(sources), workspace, job.build, job.cluster)
+    _log_only_surprises(IncompleteRunError, DamagedImageError)
+    try:
+        return build_dataset(list(sources), workspace, job.build, job.cluster)
+    except (IncompleteRunError, DamagedImageError) as error:
+        raise RunError(str(error)) from error
 
 
 def _log_only_surprises(*expected: type[Exception]) -> None:
@@ -149,7 +157,8 @@ def _log_only_surprises(*expected: type[Exception]) -> None:
     def surprising(record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
         return (
-            not isinstance(error, (*RUN_FAILURES, *expected)) and "Finished in state Failed" not in record.getMessage()
+            not isinstance(error, (SettingsError, *RUN_FAILURES, *expected))
+            and "Finished in state Failed" not in record.getMessage()
         )
 
     for name in ("prefect.flow_runs", "prefect.task_runs"):

@@ -9,7 +9,7 @@ import dask
 from distributed import Client, LocalCluster
 from pydantic import Field
 
-from mammo_etl.settings import Settings
+from mammo_etl.settings import Settings, SettingsError
 
 _WORKER_ENVIRONMENT = {
     # One task, one core: libraries that start a thread per core on every worker would only fight each other.
@@ -38,10 +38,14 @@ def open_client(settings: ClusterSettings) -> Iterator[Client]:
     """A client of the cluster, closed at the end, the local cluster with it; never made the default client.
 
     A local cluster listens on the loopback interface alone: whoever reaches a Dask scheduler can run code on it.
-    Raises OSError if no scheduler answers at the address.
+    Raises SettingsError if no scheduler answers at the address.
     """
     if settings.address is not None:
-        with Client(settings.address, set_as_default=False) as client:
+        try:
+            client = Client(settings.address, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"cluster.address: no Dask scheduler answers at {settings.address}") from error
+        with client:
             yield client
         return
     workers = settings.workers or os.cpu_count() or 1

@@ -72,9 +72,7 @@ def train_model(
         figures=[Figure(name=name.replace("_", " "), **test[name]) for name in names],
         timings=stages.timings,
     )
-    catalog.add_model(
-        workspace.absolute(), run.model_id, run.manifest["finished"], summary.run_id, test["accuracy"]["value"]
-    )
+    catalog.write_catalog(workspace.absolute())
     if FlowRunContext.get() is not None:
         create_markdown_artifact(_as_markdown(summary), key="training-summary", description=f"Model {run.model_id}")
     return summary

@@ -1,7 +1,7 @@
 """The only Parquet writer: a run's tables, the catalog, and the publishing of a run."""
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -44,6 +44,11 @@ def write_table(path: Path, table: pa.Table, row_group: int | None = None) -> No
     """Writes a Parquet file, whole or not at all; equal tables give equal bytes."""
     with replacing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", row_group_size=row_group)
+
+
+def write_rejects(workspace: Path, rejects: Iterable[Rejection]) -> None:
+    """Writes what a build under way has left out so far, for those whose build then fails."""
+    write_table(Workspace(workspace).rejects, to_table(rejects, Rejection))
 
 
 def package_versions() -> dict[str, str]:
@@ -119,15 +124,7 @@ def announce(workspace: Path, run: PublishedRun) -> None:
     receipts = run.folder / "shards"
     if receipts.exists():
         shutil.rmtree(receipts)
-    counts = run.manifest["counts"]
-    row = {
-        "kind": "run",
-        "id": run.run_id,
-        "created": datetime.fromisoformat(run.manifest["created"]),
-        "sources": sorted({source["kind"] for source in run.manifest["sources"]}),
-        **{name: counts[name] for name in ("scans", "findings", "patches", "rejects")},
-    }
-    add_to_catalog(workspace, row)
+    write_catalog(workspace)
     places = Workspace(workspace)
     current = read_json(places.current)
     if current is None or current["run_id"] != run.run_id:
@@ -135,31 +132,51 @@ def announce(workspace: Path, run: PublishedRun) -> None:
 
 
 def finished_run(workspace: Path, run_id: str) -> PublishedRun | None:
-    """The run if it is finished, else None."""
-    finished = (Workspace(workspace).run(run_id) / "manifest.json").exists()
-    return open_run(workspace, run_id) if finished else None
+    """The run if it is finished, else None; raises IncompleteRunError if its files were changed since."""
+    folder = Workspace(workspace).run(run_id)
+    if not (folder / "manifest.json").exists():
+        return None
+    run = open_run(workspace, run_id)
+    if faults := verify_run(run):
+        raise IncompleteRunError(f"{faults[0]} ({len(faults)} faults in all): remove {folder} and run the build again")
+    return run
 
 
-def add_to_catalog(workspace: Path, row: dict[str, Any]) -> None:
-    """Adds a run or model to the catalog, in place of an older row of the same kind and id."""
+def write_catalog(workspace: Path) -> None:
+    """Writes the catalog anew from the manifests of all finished runs and models, so that writers at the same time lose nothing for long."""
+    root = Workspace(workspace).root
+    rows = [_run_row(manifest) for path in root.glob("runs/*/manifest.json") if (manifest := read_json(path))]
+    rows += [
+        _model_row(manifest, metrics)
+        for path in root.glob("models/*/manifest.json")
+        if (manifest := read_json(path)) and (metrics := read_json(path.with_name("metrics.json")))
+    ]
+    rows.sort(key=lambda row: (row["created"], row["kind"], row["id"]))
+    blank = dict.fromkeys(CATALOG.names)
+    table = pa.Table.from_pylist([{**blank, **row} for row in rows], schema=CATALOG)
     path = Workspace(workspace).catalog
-    rows: Sequence[dict[str, Any]] = pq.read_table(path).to_pylist() if path.exists() else []
-    full = {**dict.fromkeys(CATALOG.names), **row}
-    if full not in rows:
-        kept = [there for there in rows if (there["kind"], there["id"]) != (row["kind"], row["id"])]
-        write_table(path, pa.Table.from_pylist([*kept, full], schema=CATALOG))
+    if not path.exists() or not pq.read_table(path).equals(table):
+        write_table(path, table)
 
 
-def add_model(workspace: Path, model_id: str, finished: str, run_id: str, accuracy: float | None) -> None:
-    """Enters a finished model in the catalog; `finished` is an ISO 8601 time, `run_id` the run it was trained on."""
-    row = {
-        "kind": "model",
-        "id": model_id,
-        "created": datetime.fromisoformat(finished),
-        "parent": run_id,
-        "accuracy": accuracy,
+def _run_row(manifest: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "kind": "run",
+        "id": manifest["run_id"],
+        "created": datetime.fromisoformat(manifest["created"]),
+        "sources": sorted({source["kind"] for source in manifest["sources"]}),
+        **{name: manifest["counts"][name] for name in ("scans", "findings", "patches", "rejects")},
     }
-    add_to_catalog(workspace, row)
+
+
+def _model_row(manifest: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "kind": "model",
+        "id": manifest["model_id"],
+        "created": datetime.fromisoformat(manifest["finished"]),
+        "parent": manifest["run_id"],
+        "accuracy": metrics["splits"]["test"]["accuracy"]["value"],
+    }
 
 
 def verify_run(run: PublishedRun) -> list[str]:

@@ -110,7 +110,7 @@ def read_tables(files: Iterable[str]) -> Tables:
             continue
         first, known = found.setdefault(f"{match[1].lower()} {split}", (url, rows))
         if rows != known:
-            message = f"The table differs from another of its name: {first} was taken."
+            message = f"The table differs from another of its name: {name_of(first)} was taken."
             rejects.append(_reject(code=Reason.BAD_TABLE, message=message, path=url))
     if not found and not rejects:
         message = "No table was found: expected mass_case_description_train_set.csv, and the others of its kind."

@@ -5,7 +5,7 @@ A film's work is skipped where its receipts hold: same input files (by content),
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,6 +44,8 @@ class FilmWork:
     """The film's own findings."""
     twins: tuple[tuple[Scan, tuple[Finding, ...]], ...] = ()
     """Other films of the same side and view of the patient, with their findings: normal tissue stays away from these too."""
+    unplaced: bool = False
+    """Something of this patient was rejected: there may be a lesion that no finding tells of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +65,14 @@ class FilmResult:
     """Breast box (y, x, height, width) on the original scan."""
 
 
-def clean_film(film: Film, scanner: str, institution: str, settings: CleaningSettings) -> NDArray[np.uint8]:
-    """8-bit grey levels of a film, (rows, columns), on CBIS-DDSM's scale where its scanner's curve is known."""
+def clean_film(film: Film, bits: int, scanner: str, institution: str, settings: CleaningSettings) -> NDArray[np.uint8]:
+    """8-bit grey levels of a film, (rows, columns), on CBIS-DDSM's scale where its scanner's curve is known.
+
+    `bits` is what its source states: a lossless JPEG of 12-bit pixels may call itself one of 16 bits.
+    """
     if settings.density_scale == "cbis" and density.has_curve(scanner, institution):
         return to_8bit(density.to_cbis_scale(film.pixels.astype(np.uint16, copy=False), scanner, institution), 16)
-    return to_8bit(film.pixels, film.bits)
+    return to_8bit(film.pixels, min(film.bits, bits))
 
 
 def encode_png(image: NDArray[np.uint8]) -> bytes:
@@ -85,7 +90,7 @@ def decode_png(content: bytes) -> NDArray[np.uint8]:
 def convert_film(work: FilmWork, workspace: Path, cleaning: CleaningSettings, patches: PatchSettings) -> FilmResult:
     """Cleans one film and finds its candidates, as far as the receipts in the workspace do not hold.
 
-    What cannot be used comes back as rejections; nothing is written for a film that is rejected as a whole.
+    What cannot be used comes back as rejections; a film that cannot be read leaves nothing behind.
     """
     scan = work.scan
     places = Workspace(workspace)
@@ -106,15 +111,19 @@ def convert_film(work: FilmWork, workspace: Path, cleaning: CleaningSettings, pa
         avoid, avoidable = _boxes_to_avoid(work, receipt) if patches.normals == "background" else ((), False)
     except SourceFileError as error:
         return FilmResult(scan.image_id, False, False, 0, (rejection(error, scan),), "", (0, 0, 0, 0))
-    rejects = tuple(Rejection(**{**row, "code": Reason(row["code"])}) for row in receipt["rejects"])
-    basis = digest(receipt["input"], receipt["png"], receipt["regions"], [asdict(box) for box in avoid], avoidable)
+    by_id = {finding.finding_id: finding for finding in work.findings}
+    rejects = tuple(
+        rejection(SourceFileError(Reason(row["code"]), row["message"]), scan, by_id[row["finding_id"]])
+        for row in receipt["rejects"]
+    )
+    normals: Literal["normal", "background"] | None = "normal" if scan.normal else "background" if avoidable else None
+    basis = digest(receipt["input"], receipt["png"], receipt["regions"], [asdict(box) for box in avoid], normals)
     candidates_path = places.candidates(digest(cleaning, patches)) / f"{scan.image_id}.json"
     known = _valid_candidates(candidates_path, basis)
     if known is not None:
         return FilmResult(
             scan.image_id, image_skipped, True, len(known), rejects, receipt["png"], tuple(receipt["box"])
         )
-    normals: Literal["normal", "background"] | None = "normal" if scan.normal else "background" if avoidable else None
     if image is None:
         image = decode_png((images / f"{scan.image_id}.png").read_bytes())
     candidates = find_candidates(
@@ -187,8 +196,10 @@ def _valid_image(path: Path, work: FilmWork) -> dict[str, Any] | None:
         return None
     for url, known in zip(files, receipt["files"], strict=True):
         # A file of the same size and modification time is taken for the same; any other is compared by content.
+        # One that could not be read then is tried again: the fault may have been a passing one.
         stamp = stamp_of(url)
-        if (stamp is None or stamp != known["stamp"]) and _file_digest(url) != known["sha256"]:
+        same = stamp is not None and stamp == known["stamp"]
+        if not known["sha256"] or (not same and _file_digest(url) != known["sha256"]):
             return None
     image = path.with_suffix(".png")
     if not image.exists() or digest_of(image.read_bytes()) != receipt["png"]:
@@ -198,7 +209,7 @@ def _valid_image(path: Path, work: FilmWork) -> dict[str, Any] | None:
 
 
 def _file_digest(url: str) -> str:
-    """SHA-256 of a file; empty if it cannot be read (its finding is rejected, with a reason, and stays so until it can)."""
+    """SHA-256 of a file; empty if it cannot be read (its finding is rejected, with a reason)."""
     try:
         return digest_of(read_bytes(url))
     except SourceFileError:
@@ -213,9 +224,7 @@ def _make_image(work: FilmWork, settings: CleaningSettings) -> tuple[dict[str, A
     scan = work.scan
     files = [{"stamp": stamp_of(url), "sha256": _file_digest(url)} for url in _input_files(work)]
     film = read_film(scan.path, scan.rows, scan.columns)
-    # A lossless JPEG of 12-bit pixels may call itself one of 16 bits.
-    film = replace(film, bits=min(film.bits, scan.bits))
-    grey = clean_film(film, scan.scanner, scan.institution, settings)
+    grey = clean_film(film, scan.bits, scan.scanner, scan.institution, settings)
     breast = find_breast(grey, settings)
     if breast is None:
         raise SourceFileError(
@@ -228,7 +237,7 @@ def _make_image(work: FilmWork, settings: CleaningSettings) -> tuple[dict[str, A
         try:
             region = region_of(finding, scan.rows, scan.columns)
         except SourceFileError as error:
-            rejects.append(asdict(rejection(error, scan, finding)))
+            rejects.append({"code": error.code, "message": error.message, "finding_id": finding.finding_id})
             continue
         if region is not None:
             regions.append(region_to_json(region))
@@ -263,12 +272,12 @@ def _valid_candidates(path: Path, basis: str) -> list[Any] | None:
 def _boxes_to_avoid(work: FilmWork, receipt: dict[str, Any]) -> tuple[tuple[Box, ...], bool]:
     """The boxes of all findings of this side and view on this film's grid, and whether background may be taken beside them.
 
-    It may not where a finding is not located, since it could be anywhere. A twin's box is scaled to this film: both show the whole film
+    It may not where a finding is not located, or one may have been lost with something that was rejected: it could be anywhere. A twin's box is scaled to this film: both show the whole film
     of the same breast.
     """
     located = {region["finding_id"]: Box(*region["box"]) for region in receipt["regions"]}
     boxes: list[Box] = list(located.values())
-    complete = len(located) == len(work.findings)
+    complete = len(located) == len(work.findings) and not work.unplaced
     for twin, findings in work.twins:
         scale_y, scale_x = work.scan.rows / twin.rows, work.scan.columns / twin.columns
         regions = [_region_or_none(finding, twin) for finding in findings]
@@ -293,8 +302,12 @@ def _region_or_none(finding: Finding, twin: Scan) -> Any:
         return None
 
 
-def film_work(scans: Sequence[Scan], findings: Sequence[Finding]) -> list[FilmWork]:
-    """The films of an inventory as units of work, sorted by image_id."""
+def film_work(scans: Sequence[Scan], findings: Sequence[Finding], rejects: Sequence[Rejection] = ()) -> list[FilmWork]:
+    """The films of an inventory as units of work, sorted by image_id.
+
+    A rejected row, film or finding may have been a lesion of any film of its patient; an image_id begins with source and patient.
+    """
+    rejected = {row.image_id for row in rejects if row.image_id}
     of_film: dict[str, list[Finding]] = {}
     for finding in sorted(findings, key=lambda finding: finding.finding_id):
         of_film.setdefault(finding.image_id, []).append(finding)
@@ -311,6 +324,7 @@ def film_work(scans: Sequence[Scan], findings: Sequence[Finding]) -> list[FilmWo
                 for twin in of_view[scan.source, scan.patient_id, scan.laterality, scan.view]
                 if twin.image_id != scan.image_id
             ),
+            unplaced=any(image_id.startswith(f"{scan.source}_{scan.patient_id}") for image_id in rejected),
         )
         for scan in ordered
     ]

@@ -3,7 +3,9 @@
 Of a header nothing but the fields of `DicomHeader` is read; the rest of it (names, dates of birth, ...) is skipped unparsed.
 """
 
+import logging
 import struct
+import warnings
 import zlib
 from dataclasses import dataclass
 from io import BytesIO
@@ -33,6 +35,8 @@ Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 # Values are checked below where they matter; pydicom's own warnings on odd ones would print them.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+warnings.filterwarnings("ignore", module="pydicom")
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 _FIRST_BYTES = 64 * 1024
 """CBIS-DDSM's headers take about 2 KB, modern ones with private groups some 10 KB; a longer one costs a second read."""

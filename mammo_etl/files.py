@@ -52,7 +52,7 @@ def list_files(root: str, source: str) -> Listing:
     if path.is_file() and path.suffix.lower() == ".zip":
         return _list_remote(f"zip://::{path}")
     if not path.is_dir():
-        raise FileNotFoundError(f"{root}: no such folder or zip archive")
+        raise FileNotFoundError("no such folder or zip archive")
     rejects: list[Rejection] = []
 
     def unreadable(error: OSError) -> None:
@@ -80,7 +80,7 @@ def _list_remote(url: str) -> Listing:
     chain = url.split("::", 1)[1] if "::" in url else None
     names = sorted(name for name in filesystem.find(prefix) if not PurePosixPath(name).name.startswith("."))
     if not names:
-        raise FileNotFoundError(f"{url}: nothing there")
+        raise FileNotFoundError("nothing there")
     if chain is not None:
         return Listing(tuple(f"{url.split('://', 1)[0]}://{name}::{chain}" for name in names), ())
     return Listing(tuple(filesystem.unstrip_protocol(name) for name in names), ())
@@ -99,7 +99,8 @@ def read_bytes(url: str, limit: int | None = None) -> bytes:
         # Not a file object's read: on an object store that would fetch a read-ahead block for a header.
         content: bytes = filesystem.cat_file(path, end=limit)
         return content
-    except (OSError, BadZipFile, zlib.error) as error:
+    except (OSError, BadZipFile, zlib.error, RuntimeError, NotImplementedError) as error:
+        # The last two are what zipfile raises for an encrypted member and for an unknown compression.
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise SourceFileError(Reason.UNREADABLE_FILE, f"The file could not be read: {reason}.") from error
 

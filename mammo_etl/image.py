@@ -31,8 +31,8 @@ def write_image(source: Path, output: Path, clean: bool, mask: Path | None, sett
     if not clean and mask is None:
         _write(output, film.pixels)
         return film
-    scanner, institution = (view.scanner, view.institution) if view else ("", "")
-    grey = clean_film(film, scanner, institution, settings)
+    scanner, institution, bits = (view.scanner, view.institution, view.bits) if view else ("", "", film.bits)
+    grey = clean_film(film, bits, scanner, institution, settings)
     breast = find_breast(grey, settings)
     if breast is None:
         raise SourceFileError(Reason.NO_BREAST, "No breast was found on the film.")

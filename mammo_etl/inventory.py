@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from zipfile import BadZipFile
 
 from mammo_etl.files import SourceFileError, list_files, name_of
 from mammo_etl.records import Reason, Rejection
@@ -49,8 +50,9 @@ def list_sources(settings: Sequence[SourceSettings]) -> list[SourceFiles]:
     for source in settings:
         try:
             listing = list_files(source.path, source.kind)
-        except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
-            raise InventoryError(f"source {source.kind}: {error}") from error
+        except (OSError, BadZipFile, ValueError, ImportError) as error:
+            # The last two: an URL of a filesystem that is unknown, or not installed.
+            raise InventoryError(f"source {source.kind}={source.path}: {error}") from error
         files, rejects = found.setdefault(source.kind, ([], []))
         files += listing.files
         rejects += listing.rejects
@@ -82,20 +84,26 @@ def assemble(files: SourceFiles, headers: Mapping[str, Any | Rejection]) -> Inve
 def combine(inventories: Mapping[str, Inventory], settings: InventorySettings) -> Inventory:
     """The films of all sources together, by kind of source.
 
-    Raises InventoryError if no film is left, or if abnormal DDSM cases stand beside CBIS-DDSM and no setting says what to do with them.
+    Raises InventoryError if abnormal DDSM cases stand beside CBIS-DDSM and no setting says what to do with them.
     """
     parts = dict(inventories)
     if "cbis-ddsm" in parts and "ddsm" in parts and settings.mixed_ddsm != "all":
         parts["ddsm"] = _without_abnormal(parts["ddsm"], settings)
-    merged = Inventory(
+    return Inventory(
         tuple(sorted((scan for part in parts.values() for scan in part.scans), key=lambda scan: scan.image_id)),
         tuple(sorted((item for part in parts.values() for item in part.findings), key=lambda item: item.finding_id)),
         sort_rejects(row for part in parts.values() for row in part.rejects),
     )
-    if not merged.scans:
-        reasons = sorted({row.code.value for row in merged.rejects})
-        raise InventoryError(f"no usable film in any source (reasons: {', '.join(reasons) or 'none given'})")
-    return merged
+
+
+def check_films(inventory: Inventory) -> None:
+    """Raises InventoryError if there is no usable film."""
+    if not inventory.scans:
+        reasons = sorted({row.code.value for row in inventory.rejects})
+        raise InventoryError(
+            f"no usable film in any source (reasons: {', '.join(reasons) or 'none given'}); "
+            "rejects.parquet in the workspace tells more"
+        )
 
 
 def _without_abnormal(ddsm: Inventory, settings: InventorySettings) -> Inventory:
@@ -133,14 +141,14 @@ NOT_FAULTS = frozenset({Reason.MISSING_FILES, Reason.MIXED_SOURCES})
 def check_rejects(present: int, rejects: Sequence[Rejection], settings: InventorySettings) -> None:
     """Raises InventoryError if too large a share was rejected of the films and findings present.
 
-    `present` is the number of usable films and findings.
+    `present` is the number of films and findings without a fault.
     """
     faults = [row for row in rejects if row.code not in NOT_FAULTS]
     share = len(faults) / max(1, present + len(faults))
     if share > settings.max_reject_share:
         raise InventoryError(
             f"{len(faults)} of {present + len(faults)} films and findings were rejected ({share:.0%}), more than "
-            f"inventory.max_reject_share = {settings.max_reject_share:.0%}: nothing was published; see rejects.parquet"
+            f"inventory.max_reject_share = {settings.max_reject_share:.0%}: nothing was published; rejects.parquet in the workspace tells what and why"
         )
 
 

@@ -59,7 +59,13 @@ def open_patches(path: Path, *, write: bool = False) -> Any:
     """
     if not (path / "zarr.json").exists():
         raise FileNotFoundError(f"{path}: no patch store here")
-    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path)}, "recheck_cached_data": "open"}
+    spec = {
+        "driver": "zarr3",
+        "kvstore": {"driver": "file", "path": str(path)},
+        "recheck_cached_data": "open",
+        # Else a shard of black patches would have no file, and look like one that was never written.
+        "store_data_equal_to_fill_value": True,
+    }
     return ts.open(spec, open=True, read=True, write=write).result()
 
 

@@ -2,10 +2,11 @@
 
 WORKSPACE/
   images/<digest>/<image_id>.png, .json          cleaned films and their receipts, shared by runs
-  candidates/<digest>/<image_id>.parquet, .json  places for patches, shared by runs
+  candidates/<digest>/<image_id>.json            places for patches, shared by runs
   runs/<run_id>/                                 one dataset run
   models/<model_id>/                             one model run
   catalog.parquet                                one row per run and per model
+  rejects.parquet                                what the latest build left out, also where it failed for it
   current.json                                   the published run
 """
 
@@ -29,6 +30,11 @@ class Workspace:
     def catalog(self) -> Path:
         """Table of runs and models."""
         return self.root / "catalog.parquet"
+
+    @property
+    def rejects(self) -> Path:
+        """What the latest build left out."""
+        return self.root / "rejects.parquet"
 
     @property
     def current(self) -> Path:

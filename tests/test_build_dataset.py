@@ -93,7 +93,7 @@ def test_every_patch_is_what_is_cut_from_its_source_film(workspace: Path) -> Non
     checked = 0
     for scan in scans:
         film = read_film(scan.path, scan.rows, scan.columns)
-        grey = clean_film(film, scan.scanner, scan.institution, SETTINGS.cleaning)
+        grey = clean_film(film, scan.bits, scan.scanner, scan.institution, SETTINGS.cleaning)
         clean = decode_png((images / f"{scan.image_id}.png").read_bytes())
         y, x, height, width = pd.read_json(images / f"{scan.image_id}.json", typ="series")["box"]
         mask = np.zeros(grey.shape, bool)
@@ -142,24 +142,40 @@ def test_a_second_build_finds_everything_done(phantoms: Path, workspace: Path, c
 
 
 def test_a_build_goes_on_where_another_was_stopped(
+    phantoms: Path, workspace: Path, tmp_path: Path, cluster: ClusterSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped before publishing; since then one shard was damaged, one lost, and files lie half written."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("flows.build_dataset.publish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            build(phantoms, tmp_path, cluster)
+    (run,) = (tmp_path / "runs").iterdir()
+    assert not (tmp_path / "current.json").exists()
+    shards = run / "patches.zarr" / "c"
+    damaged = shards / "1" / "0" / "0"
+    damaged.write_bytes(damaged.read_bytes()[:-9] + b"corrupted")
+    (shards / "2" / "0" / "0").unlink()
+    (shards / "2" / "0" / "0.__lock").write_bytes(b"half a shard")
+    (run / ".unfinished-x1-scans.parquet").write_bytes(b"half a table")
+    summary = build(phantoms, tmp_path, cluster)
+    assert summary.new
+    extract = next(row for row in summary.timings if row["stage"] == "extract")
+    assert extract["items"] - extract["skipped"] == 200
+    assert files_of(run / "patches.zarr") == files_of(open_run(workspace).folder / "patches.zarr")
+    assert catalog.verify_run(open_run(tmp_path)) == []
+
+
+def test_a_run_that_was_damaged_after_publishing_is_not_called_finished(
     phantoms: Path, workspace: Path, tmp_path: Path, cluster: ClusterSettings
 ) -> None:
-    """As left by a kill between two shards: no manifest, receipts of some shards, one shard damaged since."""
     shutil.copytree(workspace, tmp_path / "ws")
-    run = open_run(tmp_path / "ws").folder
-    expected = files_of(run / "patches.zarr")
-    for name in ("manifest.json", "patches.parquet", "report.html"):
-        (run / name).unlink()
-    (tmp_path / "ws" / "current.json").unlink()
-    shard = run / "patches.zarr" / "c" / "1" / "0" / "0"
-    shard.write_bytes(shard.read_bytes()[:-9] + b"corrupted")
-    (run / "patches.zarr" / "c" / "2" / "0" / "0").unlink()
-    (run / "patches.zarr" / "c" / "2" / "0" / "0.__lock").write_bytes(b"half a shard")
-    (run / ".unfinished-x1-scans.parquet").write_bytes(b"half a table")
-    summary = build(phantoms, tmp_path / "ws", cluster)
-    assert summary.new
-    assert files_of(run / "patches.zarr") == expected
-    assert catalog.verify_run(open_run(tmp_path / "ws")) == []
+    (open_run(workspace := tmp_path / "ws").folder / "patches.parquet").unlink()
+    with pytest.raises(catalog.IncompleteRunError, match=r"patches.parquet: missing \(1 faults in all\)"):
+        build(phantoms, workspace, cluster)
 
 
 def test_verify_names_what_was_changed_after_publishing(workspace: Path, tmp_path: Path) -> None:
@@ -214,6 +230,7 @@ def test_too_many_broken_films_stop_the_run_before_it_is_published(
         build_dataset.fn([source], tmp_path / "ws", SETTINGS, cluster)
     with pytest.raises(ReaderError, match="no published run"):
         open_run(tmp_path / "ws")
+    assert set(pd.read_parquet(tmp_path / "ws" / "rejects.parquet")["code"]) == {"truncated-file"}
 
 
 def test_abnormal_ddsm_beside_cbis_ddsm_is_refused_unless_a_setting_says_so(

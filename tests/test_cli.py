@@ -26,7 +26,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *ar
     [
         (
             ["build", "--source", "ddsm=/nowhere", "--workspace", "{ws}"],
-            "source ddsm: /nowhere: no such folder or zip archive",
+            "source ddsm=/nowhere: no such folder or zip archive",
         ),
         (
             ["build", "--source", "inbreast=/x", "--workspace", "{ws}"],
@@ -71,6 +71,27 @@ def test_a_workspace_that_is_a_file(
     code, said = run(monkeypatch, capsys, "build", "--source", f"ddsm={tmp_path}", "--workspace", tmp_path / "file")
     assert code == 2
     assert "not a folder that can be made" in said
+
+
+def test_places_that_are_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "bad.zip").write_text("x")
+    (tmp_path / "folder.npy").mkdir()
+    cv2.imwrite(str(tmp_path / "film.png"), np.full((64, 64), 9, np.uint8))
+    for arguments in (
+        ["build", "--source", f"mini-mias={tmp_path}/bad.zip", "--workspace", f"{tmp_path}/ws"],
+        ["build", "--source", "ddsm=foo://bucket/x", "--workspace", f"{tmp_path}/ws"],
+        ["train", "--workspace", f"{tmp_path}/file/ws"],
+        ["phantom", f"{tmp_path}/file/x", "--patients", "1"],
+        ["image", f"{tmp_path}/film.png", f"{tmp_path}/file/x.npy"],
+        ["image", f"{tmp_path}/film.png", f"{tmp_path}/folder.npy"],
+    ):
+        code, said = run(monkeypatch, capsys, *arguments)
+        assert code == 2, arguments
+        assert "mammo: " in said
+        assert "Traceback" not in said
 
 
 def test_exact_pixels_of_each_format(

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 
 from mammo_etl.convert import FilmWork, convert_film, decode_png, film_work, read_candidates, read_receipt
+from mammo_etl.files import SourceFileError, read_bytes
 from mammo_etl.inventory import assemble, list_sources, read_headers
-from mammo_etl.records import Box, Reason
+from mammo_etl.records import Box, Reason, Rejection
 from mammo_etl.settings import CleaningSettings, PatchSettings, SourceSettings, digest
 from mammo_etl.sources import Inventory
 from mammo_etl.workspace import Workspace
@@ -200,3 +201,55 @@ def test_no_background_where_a_finding_has_no_place(cbis: list[FilmWork], tmp_pa
     patches = PATCHES.model_copy(update={"normals": "background"})
     convert_film(work, tmp_path, CLEANING, patches)
     assert all(c.label for c in read_candidates(tmp_path, CLEANING, patches, work.scan.image_id))
+
+
+def test_a_film_that_is_no_longer_normal_has_no_normal_patches(ddsm: list[FilmWork], tmp_path: Path) -> None:
+    """As after a correction of the source's table that locates no lesion."""
+    work = next(work for work in ddsm if work.scan.normal)
+    convert_film(work, tmp_path, CLEANING, PATCHES)
+    assert read_candidates(tmp_path, CLEANING, PATCHES, work.scan.image_id)
+    corrected = replace(work, scan=replace(work.scan, normal=False))
+    assert not convert_film(corrected, tmp_path, CLEANING, PATCHES).candidates_skipped
+    assert read_candidates(tmp_path, CLEANING, PATCHES, work.scan.image_id) == []
+
+
+def test_no_background_beside_something_rejected_of_the_same_patient(cbis: list[FilmWork], tmp_path: Path) -> None:
+    """As a lesion of unknown pathology, or a twin whose file is missing."""
+    scan = cbis[0].scan
+    lost = Rejection(
+        stage="inventory", code=Reason.UNKNOWN_PATHOLOGY, message="x", image_id=scan.image_id.replace("mass", "calc")
+    )
+    patches = PATCHES.model_copy(update={"normals": "background"})
+    (work,) = film_work([scan], cbis[0].findings)
+    convert_film(work, tmp_path / "sound", CLEANING, patches)
+    assert any(c.label == 0 for c in read_candidates(tmp_path / "sound", CLEANING, patches, scan.image_id))
+    (work,) = film_work([scan], cbis[0].findings, [lost])
+    convert_film(work, tmp_path / "lost", CLEANING, patches)
+    assert all(c.label for c in read_candidates(tmp_path / "lost", CLEANING, patches, scan.image_id))
+
+
+def test_a_mask_that_could_not_be_read_is_tried_again(
+    cbis: list[FilmWork], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(url: str, limit: int | None = None) -> bytes:
+        if url == cbis[0].findings[0].roi_path:
+            raise SourceFileError(Reason.UNREADABLE_FILE, "The file could not be read: Input/output error.")
+        return read_bytes(url, limit)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mammo_etl.convert.read_bytes", failing)
+        patched.setattr("mammo_etl.film.read_bytes", failing)
+        (row,) = convert_film(cbis[0], tmp_path, CLEANING, PATCHES).rejects
+        assert row.finding_id == cbis[0].findings[0].finding_id
+    again = convert_film(cbis[0], tmp_path, CLEANING, PATCHES)
+    assert (again.image_skipped, again.rejects) == (False, ())
+
+
+def test_rejects_name_the_files_of_the_build_at_hand(cbis: list[FilmWork], tmp_path: Path) -> None:
+    work = copied(cbis[0], tmp_path / "source")
+    Path(work.findings[0].roi_path).write_bytes(b"x" * 100)
+    convert_film(work, tmp_path, CLEANING, PATCHES)
+    moved = copied(work, tmp_path / "moved")
+    result = convert_film(moved, tmp_path, CLEANING, PATCHES)
+    assert result.image_skipped
+    assert [row.path for row in result.rejects] == [moved.findings[0].roi_path]

@@ -45,6 +45,11 @@ def test_a_shard_written_twice_has_the_same_bytes(path: Path) -> None:
     assert store.shard_path(path, 0).read_bytes() == first
 
 
+def test_a_shard_of_black_patches_has_a_file(path: Path) -> None:
+    store.write_shard(path, range(0, 10), np.zeros_like(PATCHES[:10]))
+    assert store.shard_path(path, 0).is_file()
+
+
 def test_an_array_of_another_shape_is_not_taken_over(path: Path) -> None:
     store.create_patches(path, 23, 16, StoreSettings(shard_rows=10))
     with pytest.raises(ValueError, match="holds"):

@@ -95,8 +95,11 @@ def assemble(files: Sequence[str], headers: Mapping[str, DicomHeader], rejects: 
         rows_of[row.image_id].append(row)
     scans: list[Scan] = []
     findings: list[Finding] = []
-    for image_id, rows in rows_of.items():
-        found = joined.files[rows[0].image]
+    for image_id, listed in rows_of.items():
+        image = next((row.image for row in listed if joined.files[row.image]), listed[0].image)
+        rows = [row for row in listed if row.image.series_uid == image.series_uid]
+        left_out += [_of_another_film(row) for row in listed if row not in rows]
+        found = joined.files[image]
         if not found:
             if image_id not in lost.films:
                 left_out.append(_missing(rows[0]))
@@ -272,6 +275,11 @@ def _no_mask(row: TableRow, mask: _File | None, film: _File, candidates: int, lo
         else "The table lists a ROI mask whose file is not there."
     )
     return reject(code=Reason.MISSING_MASK, message=message, path=row.mask.path)
+
+
+def _of_another_film(row: TableRow) -> Rejection:
+    message = "The table names another series for this film than the rows before: expected one film per side and view."
+    return _reject(code=Reason.BAD_TABLE_ROW, message=message, path=row.image.path, image_id=row.image_id)
 
 
 def _missing(row: TableRow) -> Rejection:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from operator import attrgetter
 
+from mammo_etl.files import name_of
 from mammo_etl.film import read_ljpeg_header
 from mammo_etl.ics import FileName, IcsCase, IcsView, parse_name, read_ics
 from mammo_etl.ljpeg import LjpegHeader
@@ -118,10 +119,10 @@ def _with_image_id(reject: Rejection) -> Rejection:
 def _duplicate(name: FileName, first: str, kept: Header, url: str, header: Header) -> Iterator[Rejection]:
     """A second file of one name, unless it is a text file that says the same."""
     if isinstance(header, LjpegHeader):
-        message = f"The film is there already: {first} was taken."
+        message = f"The film is there already: {name_of(first)} was taken."
         yield _reject(code=Reason.DUPLICATE_IMAGE, message=message, path=url, image_id=_image_id(name))
     elif header != kept:
-        message = f"Another file of this name says something else: {first} was taken."
+        message = f"Another file of this name says something else: {name_of(first)} was taken."
         yield _reject(code=Reason.BAD_TABLE, message=message, path=url, image_id=_image_id(name) if name.film else "")
 
 

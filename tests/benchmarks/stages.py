@@ -1,6 +1,6 @@
 """Wall time and peak memory of each stage of a build, on phantom films of full size.
 
-    python tests/benchmarks/stages.py [--patients 14] [--workers 2] [--height 4800] [--width 3000]
+    python tests/benchmarks/stages.py [--patients 13] [--workers 2] [--height 4800] [--width 3000]
 
 Memory is the resident set of the process that runs the flow, and the largest of a Dask worker, sampled ten times a second.
 """
