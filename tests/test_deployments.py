@@ -302,7 +302,7 @@ def test_a_run_on_demand_publishes_and_listens_on_the_loopback_interface_alone(
 
 
 def test_a_run_that_fails_says_why_and_ends_the_command_with_an_error(prefect: Prefect, watched: Watched) -> None:
-    reason = f"InventoryError: source mini-mias: {watched.nowhere}: no such folder or zip archive"
+    reason = f"InventoryError: source mini-mias={watched.nowhere}: no such folder or zip archive"
     assert prefect.wait("the failing run ends", watched.failing.poll, 300) == 1, prefect.logs()
     assert reason in (prefect.home / "failing.log").read_text()
     [run] = prefect.runs("build-dataset/reprocess", watched.nowhere.with_name("failing"))
