@@ -14,10 +14,11 @@ help: ## List the commands
 
 install: $(INSTALLED) ## Make .venv from the hashed lock, with mammo in it
 
+# --no-deps: the lock is complete, and older versions of pip refuse in a hashed lock what others require with an extra.
 $(INSTALLED): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "mammo needs Python 3.11 to 3.13, this is " + sys.version)'
 	test -x $(IN_VENV) || $(PYTHON) -m venv .venv
-	$(IN_VENV) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	$(IN_VENV) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement requirements.lock
 	$(IN_VENV) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $(INSTALLED)
 
