@@ -35,10 +35,11 @@ from mammo_etl.inventory import (
 )
 from mammo_etl.plan import PlanError, check_disk, check_memory, plan_patches
 from mammo_etl.reader import PublishedRun
-from mammo_etl.records import Candidate, Finding, Label, Reason, Rejection, Scan
+from mammo_etl.records import Candidate, Finding, Reason, Rejection, Scan
 from mammo_etl.report import write_report
 from mammo_etl.settings import BuildSettings, SettingsError, SourceSettings, digest
 from mammo_etl.sources import Inventory
+from mammo_etl.summary import counts_of, warnings_of
 from mammo_etl.workspace import Workspace, read_json
 
 _HEADERS_PER_TASK = 64
@@ -285,54 +286,16 @@ def publish(
             ],
             "settings": settings.model_dump(mode="json"),
             "settings_digest": digest(settings),
-            "counts": _counts(inventory, patches),
+            "counts": counts_of(inventory, patches),
             "rejects": dict(sorted(Counter(row.code.value for row in inventory.rejects).items())),
             "timings": list(stages.timings),
-            "warnings": _warnings(inventory, patches, settings),
+            "warnings": warnings_of(inventory, patches, settings),
         }
         write_report(run, places.images(digest(settings.cleaning)), {"run_id": run_id, **manifest})
         stage.advance()
         published = catalog.publish(workspace, run_id, manifest)
         stage.advance()
     return published
-
-
-def _counts(inventory: Inventory, patches: pd.DataFrame) -> dict[str, int]:
-    return {
-        "scans": len(inventory.scans),
-        "patients": len({(scan.source, scan.patient_id) for scan in inventory.scans}),
-        "findings": len(inventory.findings),
-        "patches": len(patches),
-        "abnormal_patches": int((patches["label"] != Label.NORMAL).sum()),
-        "rejects": len(inventory.rejects),
-    }
-
-
-def _warnings(inventory: Inventory, patches: pd.DataFrame, settings: BuildSettings) -> list[str]:
-    """What a user should know before trusting the run."""
-    warnings = []
-    share = float((patches["label"] == Label.NORMAL).mean())
-    wanted = settings.plan.normal_share
-    if wanted != "all" and abs(share - wanted) > 0.02:
-        warnings.append(
-            f"{share:.0%} of the patches are normal, not {wanted:.0%}: there are too "
-            + ("few places for normal patches" if share < wanted else "few abnormal ones")
-        )
-    if settings.inventory.mixed_ddsm == "all" and {"cbis-ddsm", "ddsm"} <= {scan.source for scan in inventory.scans}:
-        warnings.append(
-            "abnormal DDSM cases stand beside CBIS-DDSM (inventory.mixed_ddsm = all): the same patient may be in two splits "
-            "under two names"
-        )
-    for split in ("train", "validation", "test"):
-        there = set(patches.loc[patches["split"] == split, "label"])
-        missing = [label.title for label in Label if label not in there]
-        if missing:
-            warnings.append(f"no {', '.join(missing)} patch in {split}")
-    with_patch = set(patches["finding_id"])
-    unseen = sum(f.roi_kind != "none" and f.finding_id not in with_patch for f in inventory.findings)
-    if unseen:
-        warnings.append(f"{unseen} located findings have no patch (their ROI could not be used; see rejects)")
-    return warnings
 
 
 def _as_markdown(summary: BuildSummary) -> str:
