@@ -19,18 +19,17 @@ from pydantic import BaseModel
 from flows.clusters import ClusterSettings, open_client
 from flows.fan_out import WorkerDied, fan_out
 from flows.progress import Stages
+from flows.read_sources import read_sources
 from flows.steps import step
 from mammo_etl import catalog, store
 from mammo_etl.convert import FilmResult, FilmWork, convert_film, film_work, read_candidates
 from mammo_etl.extract import ShardWork, extract_shard
 from mammo_etl.inventory import (
     SourceFiles,
-    assemble,
     check_films,
     check_rejects,
     combine,
     list_sources,
-    read_headers,
     without_films,
 )
 from mammo_etl.plan import PlanError, check_disk, check_memory, plan_patches
@@ -41,9 +40,6 @@ from mammo_etl.settings import BuildSettings, SettingsError, SourceSettings, dig
 from mammo_etl.sources import Inventory
 from mammo_etl.summary import counts_of, warnings_of
 from mammo_etl.workspace import Workspace, read_json
-
-_HEADERS_PER_TASK = 64
-"""Header reads take about a millisecond each: in one task they are worth a task's overhead."""
 
 
 class BuildSummary(BaseModel):
@@ -115,40 +111,14 @@ def build_dataset(
 def take_inventory(
     client: Client, files: Sequence[SourceFiles], workspace: Path, settings: BuildSettings, stages: Stages
 ) -> Inventory:
-    """Reads the headers of all files on the cluster, and joins them to tables of films and findings.
+    """The films and findings of all sources together, by the headers of their files.
 
     Raises InventoryError if there is no usable film.
     """
-    found: dict[str, Inventory] = {}
-    with stages.stage("inventory", "files", sum(len(source.with_headers) for source in files)) as stage:
-        for source in files:
-            headers: dict[str, Any] = {}
-            function = partial(read_headers, source.kind)
-            batches = dict(enumerate(_batched(source.with_headers)))
-            suspects: list[str] = []
-            for name, result in fan_out(client, function, ((str(number), urls) for number, urls in batches.items())):
-                if isinstance(result, WorkerDied):
-                    suspects += batches[int(name)]
-                else:
-                    headers.update(result)
-                    stage.advance(len(result))
-            # One file of the batch killed the worker: which, is found out by reading each alone.
-            for url, alone in fan_out(client, function, ((url, (url,)) for url in suspects)):
-                headers.update({url: _poison(source.kind, url, alone)} if isinstance(alone, WorkerDied) else alone)
-                stage.advance()
-            found[source.kind] = assemble(source, headers)
-    inventory = combine(found, settings.inventory)
+    inventory = combine(read_sources(client, files, stages), settings.inventory)
     catalog.write_rejects(workspace, inventory.rejects)
     check_films(inventory)
     return inventory
-
-
-def _poison(kind: str, url: str, outcome: WorkerDied) -> Rejection:
-    return Rejection(stage="inventory", code=Reason.WORKER_DIED, message=outcome.message, source=kind, path=url)
-
-
-def _batched(urls: Sequence[str]) -> list[tuple[str, ...]]:
-    return [tuple(urls[start : start + _HEADERS_PER_TASK]) for start in range(0, len(urls), _HEADERS_PER_TASK)]
 
 
 def convert(

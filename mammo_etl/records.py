@@ -73,8 +73,28 @@ class Verdict(StrEnum):
     """What the files of a finding turned out to be, against what the tables say."""
 
     AS_LISTED = "as-listed"
+    SPLIT_SERIES = "split-series"
     SWAPPED = "swapped"
+    RESCALED = "rescaled"
     QUARANTINED = "quarantined"
+
+
+VERDICTS: dict[Verdict, str] = {
+    Verdict.AS_LISTED: "The files are what the tables call them.",
+    Verdict.SPLIT_SERIES: "They are, and mask and cut-out lie in two series, where most findings have one for both.",
+    Verdict.SWAPPED: "What the tables call the mask is the cut-out, and the other way round.",
+    Verdict.RESCALED: "The mask is of another size than its film, in one ratio of rows and columns, and was enlarged or reduced.",
+    Verdict.QUARANTINED: "The region of interest cannot be used; a row of rejects says why.",
+}
+
+
+class RoiFlag(StrEnum):
+    """What was odd about a ROI, and could be used all the same."""
+
+    CLIPPED = "clipped"
+    OPEN = "open"
+    BROKEN_OUTLINE = "broken-outline"
+    MISCOUNTED = "miscounted"
 
 
 class Split(StrEnum):
@@ -99,6 +119,8 @@ class Reason(StrEnum):
     MISSING_FILES = "missing-files"
     MISSING_MASK = "missing-mask"
     MASK_SIZE = "mask-size"
+    MASK_UNPROVED = "mask-unproved"
+    WRONG_MASK = "wrong-mask"
     EMPTY_MASK = "empty-mask"
     NOT_LOCATED = "not-located"
     ROI_OUTSIDE = "roi-outside"
@@ -122,7 +144,9 @@ REASONS: dict[Reason, str] = {
     Reason.NOT_IN_TABLES: "A film that no table names: nothing is known about it.",
     Reason.MISSING_FILES: "A table names a film whose file is not there (as in a partial download).",
     Reason.MISSING_MASK: "A finding without a readable ROI mask.",
-    Reason.MASK_SIZE: "A ROI mask whose size differs from its film's.",
+    Reason.MASK_SIZE: "A ROI mask whose size differs from its film's, not in one ratio of rows and columns.",
+    Reason.MASK_UNPROVED: "A ROI mask of another size than its film, and no cut-out found that proves its place.",
+    Reason.WRONG_MASK: "A ROI mask where the film does not show the finding's cut-out: it belongs to another film.",
     Reason.EMPTY_MASK: "A ROI mask or outline that covers no pixel.",
     Reason.NOT_LOCATED: "A finding for which the source gives no place.",
     Reason.ROI_OUTSIDE: "A ROI that lies outside its film.",
@@ -203,8 +227,36 @@ class Finding:
     roi_radius: Annotated[float | None, Doc("Radius of the circle, pixels.")] = None
     crop_path: Annotated[str, Doc("Supplied cut-out of the lesion, where the source has one; else empty.")] = ""
     verdict: Annotated[
-        Verdict, Doc("Files against tables: as-listed, swapped (mask and crop exchanged), quarantined.")
+        Verdict,
+        Doc(
+            "Files against tables: as-listed; split-series (mask and cut-out in two series); swapped (mask and cut-out exchanged); "
+            "rescaled (mask of another size, brought to its film's); quarantined (ROI not usable: see rejects)."
+        ),
     ] = Verdict.AS_LISTED
+    mask_listed_as: Annotated[
+        str, Doc("What the tables call the mask file: mask or crop; empty without a mask file.")
+    ] = ""
+    mask_bits: Annotated[int | None, Doc("Bits allocated to a pixel of the mask file.")] = None
+    mask_values: Annotated[
+        tuple[int, ...], Doc("Pixel values of the mask file, at most 3 of them; empty before it was read.")
+    ] = ()
+    mask_rows: Annotated[int | None, Doc("Rows of the mask file, pixels.")] = None
+    mask_columns: Annotated[int | None, Doc("Columns of the mask file, pixels.")] = None
+    mask_ratio_y: Annotated[float | None, Doc("Rows of the film over rows of the mask file.")] = None
+    mask_ratio_x: Annotated[float | None, Doc("Columns of the film over columns of the mask file.")] = None
+    match_score: Annotated[
+        float | None,
+        Doc(
+            "How well the cut-out was found on the film beside the mask: correlation, 1 at best; null if not looked for."
+        ),
+    ] = None
+    roi_flags: Annotated[
+        tuple[RoiFlag, ...],
+        Doc(
+            "What was odd about the ROI and mended: clipped (reached over the film's edge), open (outline not closed), broken-outline "
+            "(one of several could not be followed), miscounted (another number of outlines than stated)."
+        ),
+    ] = ()
     assessment: Annotated[int | None, Doc("BI-RADS assessment 0 to 5, if stated.")] = None
     subtlety: Annotated[int | None, Doc("Subtlety 1 (subtle) to 5 (obvious), if stated; 0 occurs.")] = None
     descriptors: Annotated[

@@ -104,10 +104,16 @@ class PlanSettings(Settings):
 
     normal_share: Annotated[float, Field(gt=0, lt=1)] | Literal["all"] = 0.85
     """Share of normal patches in each split, or `all`: every candidate. Abnormal patches are never dropped for it."""
+    split: Literal["patient", "official", "patch"] = "patient"
+    """By patient, which adding films never changes; as CBIS-DDSM's tables say (validation is taken from their training part, and other
+    sources go by patient); or by patch, as is often done: patients and overlapping patches then leak between the splits, and a model's
+    figures are too good. The last is for comparison only."""
+    in_both_parts: Literal["train", "test"] = "test"
+    """Where the official split puts patients that CBIS-DDSM lists both for training and for testing: never to both."""
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of patients for validation."""
     test: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of patients for the test."""
+    """Share of patients for the test; what the official split leaves to the tables."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the split and of the choice among normal patches."""
 
@@ -116,6 +122,13 @@ class PlanSettings(Settings):
         if self.validation + self.test >= 1:
             raise ValueError("validation and test leave nothing to train on: their sum must be below 1")
         return self
+
+
+class NormalSettings(Settings):
+    """Which normal patches are taken."""
+
+    match_scanner: bool = False
+    """Take normal patches from each scanner in proportion to its abnormal ones, so that the scanner does not tell the class."""
 
 
 class StoreSettings(Settings):
@@ -138,6 +151,8 @@ class BuildSettings(Settings):
     """Where patches may be cut."""
     plan: PlanSettings = PlanSettings()
     """Which patches are taken, and which patient goes where."""
+    normals: NormalSettings = NormalSettings()
+    """Which normal patches are taken."""
     store: StoreSettings = StoreSettings()
     """Layout of patches.zarr."""
 
