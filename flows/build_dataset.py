@@ -22,14 +22,16 @@ from flows.progress import Stages
 from flows.read_sources import read_sources
 from flows.steps import step
 from mammo_etl import catalog, store
-from mammo_etl.convert import FilmResult, FilmWork, convert_film, film_work, read_candidates
+from mammo_etl.convert import FilmResult, convert_film, read_candidates
 from mammo_etl.extract import ShardWork, extract_shard
+from mammo_etl.film_work import FilmWork, film_work
 from mammo_etl.inventory import (
     SourceFiles,
     check_films,
     check_rejects,
     combine,
     list_sources,
+    with_evidence,
     without_films,
 )
 from mammo_etl.plan import PlanError, check_disk, check_memory, plan_patches
@@ -143,7 +145,7 @@ def convert(
                     films[name] = result
             skipped = not isinstance(result, WorkerDied) and result.image_skipped and result.candidates_skipped
             stage.advance(skipped=int(skipped))
-    inventory = without_films(inventory, rejects)
+    inventory = with_evidence(without_films(inventory, rejects), (f for film in films.values() for f in film.findings))
     catalog.write_rejects(workspace, inventory.rejects)
     faulty = {row.finding_id for row in inventory.rejects}
     sound = sum(finding.finding_id not in faulty for finding in inventory.findings)

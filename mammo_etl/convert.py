@@ -5,7 +5,7 @@ A film's work is skipped where its receipts hold: same input files (by content),
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +18,10 @@ from mammo_etl.breast import blacken, find_breast, to_8bit
 from mammo_etl.candidates import find_candidates
 from mammo_etl.files import SourceFileError, digest_of, read_bytes, stamp_of
 from mammo_etl.film import Film, read_film
-from mammo_etl.records import Box, Candidate, Finding, Reason, Rejection, RoiKind, Scan
-from mammo_etl.roi import region_from_json, region_of, region_to_json
+from mammo_etl.film_work import FilmWork
+from mammo_etl.records import Box, Candidate, Finding, Reason, Rejection, RoiKind, Scan, Verdict
+from mammo_etl.roi import Region, region_from_json, region_to_json
+from mammo_etl.roi_check import CheckedRoi, check_roi
 from mammo_etl.schema import FORMAT_VERSION
 from mammo_etl.settings import CleaningSettings, PatchSettings, digest
 from mammo_etl.workspace import Workspace, read_json, write_bytes, write_json
@@ -36,19 +38,6 @@ _PNG = [
 
 
 @dataclass(frozen=True, slots=True)
-class FilmWork:
-    """One film to be converted: small, and all that a worker needs to know of it."""
-
-    scan: Scan
-    findings: tuple[Finding, ...]
-    """The film's own findings."""
-    twins: tuple[tuple[Scan, tuple[Finding, ...]], ...] = ()
-    """Other films of the same side and view of the patient, with their findings: normal tissue stays away from these too."""
-    unplaced: bool = False
-    """Something of this patient was rejected: there may be a lesion that no finding tells of."""
-
-
-@dataclass(frozen=True, slots=True)
 class FilmResult:
     """What became of one film."""
 
@@ -59,6 +48,8 @@ class FilmResult:
     """The candidates were there already."""
     candidates: int
     rejects: tuple[Rejection, ...]
+    findings: tuple[Finding, ...]
+    """The film's findings, with what their pixels have shown; empty if the film was rejected."""
     png: str
     """SHA-256 of the cleaned image; empty if the film was rejected."""
     box: tuple[int, int, int, int]
@@ -110,7 +101,8 @@ def convert_film(work: FilmWork, workspace: Path, cleaning: CleaningSettings, pa
             )
         avoid, avoidable = _boxes_to_avoid(work, receipt) if patches.normals == "background" else ((), False)
     except SourceFileError as error:
-        return FilmResult(scan.image_id, False, False, 0, (rejection(error, scan),), "", (0, 0, 0, 0))
+        return FilmResult(scan.image_id, False, False, 0, (rejection(error, scan),), (), "", (0, 0, 0, 0))
+    findings = tuple(_with_evidence(finding, receipt["evidence"][finding.finding_id]) for finding in work.findings)
     by_id = {finding.finding_id: finding for finding in work.findings}
     rejects = tuple(
         rejection(SourceFileError(Reason(row["code"]), row["message"]), scan, by_id[row["finding_id"]])
@@ -122,7 +114,7 @@ def convert_film(work: FilmWork, workspace: Path, cleaning: CleaningSettings, pa
     known = _valid_candidates(candidates_path, basis)
     if known is not None:
         return FilmResult(
-            scan.image_id, image_skipped, True, len(known), rejects, receipt["png"], tuple(receipt["box"])
+            scan.image_id, image_skipped, True, len(known), rejects, findings, receipt["png"], tuple(receipt["box"])
         )
     if image is None:
         image = decode_png((images / f"{scan.image_id}.png").read_bytes())
@@ -142,7 +134,7 @@ def convert_film(work: FilmWork, workspace: Path, cleaning: CleaningSettings, pa
         candidates_path, {"format_version": FORMAT_VERSION, "basis": basis, "rows": rows, "digest": digest(rows)}
     )
     return FilmResult(
-        scan.image_id, image_skipped, False, len(candidates), rejects, receipt["png"], tuple(receipt["box"])
+        scan.image_id, image_skipped, False, len(candidates), rejects, findings, receipt["png"], tuple(receipt["box"])
     )
 
 
@@ -175,8 +167,8 @@ def read_receipt(workspace: Path, cleaning: CleaningSettings, image_id: str) -> 
 
 
 def _input_files(work: FilmWork) -> list[str]:
-    masks = [finding.roi_path for finding in work.findings if finding.roi_kind is RoiKind.MASK]
-    return [work.scan.path, *masks]
+    masks = [finding for finding in work.findings if finding.roi_kind is RoiKind.MASK]
+    return [work.scan.path, *(path for mask in masks for path in (mask.roi_path, mask.crop_path) if path)]
 
 
 def _meaning(work: FilmWork) -> str:
@@ -232,15 +224,15 @@ def _make_image(work: FilmWork, settings: CleaningSettings) -> tuple[dict[str, A
         )
     box = breast.box
     cropped = blacken(grey[box.y : box.bottom, box.x : box.right], breast.mask[box.y : box.bottom, box.x : box.right])
-    regions, rejects = [], []
+    regions, evidence, rejects = [], {}, []
     for finding in work.findings:
-        try:
-            region = region_of(finding, scan.rows, scan.columns)
-        except SourceFileError as error:
-            rejects.append({"code": error.code, "message": error.message, "finding_id": finding.finding_id})
-            continue
-        if region is not None:
-            regions.append(region_to_json(region))
+        checked = check_roi(finding, film.pixels)
+        evidence[finding.finding_id] = _evidence(checked)
+        if checked.region is not None:
+            regions.append(region_to_json(checked.region))
+        if checked.fault is not None:
+            fault = checked.fault
+            rejects.append({"code": fault.code, "message": fault.message, "finding_id": finding.finding_id})
     png = encode_png(cropped)
     receipt = {
         "format_version": FORMAT_VERSION,
@@ -256,9 +248,30 @@ def _make_image(work: FilmWork, settings: CleaningSettings) -> tuple[dict[str, A
             "border_contact": breast.border_contact,
         },
         "regions": regions,
+        "evidence": evidence,
         "rejects": rejects,
     }
     return receipt, cropped, png
+
+
+def _evidence(checked: CheckedRoi) -> dict[str, Any]:
+    finding = checked.finding
+    return {
+        "verdict": finding.verdict,
+        "roi_kind": finding.roi_kind,
+        "mask_values": list(finding.mask_values),
+        "match_score": finding.match_score,
+    }
+
+
+def _with_evidence(finding: Finding, evidence: dict[str, Any]) -> Finding:
+    return replace(
+        finding,
+        verdict=Verdict(evidence["verdict"]),
+        roi_kind=RoiKind(evidence["roi_kind"]),
+        mask_values=tuple(evidence["mask_values"]),
+        match_score=evidence["match_score"],
+    )
 
 
 def _valid_candidates(path: Path, basis: str) -> list[Any] | None:
@@ -280,7 +293,7 @@ def _boxes_to_avoid(work: FilmWork, receipt: dict[str, Any]) -> tuple[tuple[Box,
     complete = len(located) == len(work.findings) and not work.unplaced
     for twin, findings in work.twins:
         scale_y, scale_x = work.scan.rows / twin.rows, work.scan.columns / twin.columns
-        regions = [_region_or_none(finding, twin) for finding in findings]
+        regions = _regions_of(twin, findings)
         complete &= None not in regions
         boxes += [
             Box(
@@ -294,37 +307,10 @@ def _boxes_to_avoid(work: FilmWork, receipt: dict[str, Any]) -> tuple[tuple[Box,
     return tuple(boxes), complete
 
 
-def _region_or_none(finding: Finding, twin: Scan) -> Any:
+def _regions_of(scan: Scan, findings: Sequence[Finding]) -> list[Region | None]:
+    """The findings' places on another film, None where one is not known. Faults are reported with that film, not here."""
     try:
-        return region_of(finding, twin.rows, twin.columns)
+        film = read_film(scan.path, scan.rows, scan.columns)
     except SourceFileError:
-        # Reported with the twin itself; here it only means that its place is unknown.
-        return None
-
-
-def film_work(scans: Sequence[Scan], findings: Sequence[Finding], rejects: Sequence[Rejection] = ()) -> list[FilmWork]:
-    """The films of an inventory as units of work, sorted by image_id.
-
-    A rejected row, film or finding may have been a lesion of any film of its patient; an image_id begins with source and patient.
-    """
-    rejected = {row.image_id for row in rejects if row.image_id}
-    of_film: dict[str, list[Finding]] = {}
-    for finding in sorted(findings, key=lambda finding: finding.finding_id):
-        of_film.setdefault(finding.image_id, []).append(finding)
-    of_view: dict[tuple[str, str, str, str], list[Scan]] = {}
-    ordered = sorted(scans, key=lambda scan: scan.image_id)
-    for scan in ordered:
-        of_view.setdefault((scan.source, scan.patient_id, scan.laterality, scan.view), []).append(scan)
-    return [
-        FilmWork(
-            scan,
-            tuple(of_film.get(scan.image_id, ())),
-            tuple(
-                (twin, tuple(of_film.get(twin.image_id, ())))
-                for twin in of_view[scan.source, scan.patient_id, scan.laterality, scan.view]
-                if twin.image_id != scan.image_id
-            ),
-            unplaced=any(image_id.startswith(f"{scan.source}_{scan.patient_id}") for image_id in rejected),
-        )
-        for scan in ordered
-    ]
+        return [None for _ in findings]
+    return [check_roi(finding, film.pixels).region for finding in findings]

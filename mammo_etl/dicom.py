@@ -54,6 +54,7 @@ _KEYWORDS = (
     "StudyInstanceUID",
     "PatientID",
     "SeriesDescription",
+    "InstanceNumber",
     "Laterality",
     "PatientOrientation",
     "Rows",
@@ -94,6 +95,8 @@ class DicomHeader:
     study_instance_uid: str
     patient_id: str
     series_description: str
+    instance_number: int
+    """Position in the series, from 1; 0 if not stated."""
     laterality: str
     """L or R."""
     patient_orientation: str
@@ -293,6 +296,7 @@ def _fields(dataset: FileDataset) -> tuple[DicomHeader, int, bool]:
         study_instance_uid=text("StudyInstanceUID"),
         patient_id=text("PatientID"),
         series_description=text("SeriesDescription"),
+        instance_number=number("InstanceNumber", 0),
         laterality=text("Laterality"),
         patient_orientation=text("PatientOrientation"),
         rows=number("Rows", 0),

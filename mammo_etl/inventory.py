@@ -1,12 +1,12 @@
 """What the sources hold: tables of films and findings, and what had to be left out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from zipfile import BadZipFile
 
 from mammo_etl.files import SourceFileError, list_files, name_of
-from mammo_etl.records import Reason, Rejection
+from mammo_etl.records import Finding, Reason, Rejection
 from mammo_etl.settings import InventorySettings, SourceSettings
 from mammo_etl.sources import Inventory, source_of
 
@@ -161,3 +161,9 @@ def without_films(inventory: Inventory, rejects: Sequence[Rejection]) -> Invento
         findings=tuple(finding for finding in inventory.findings if finding.image_id not in gone),
         rejects=sort_rejects([*inventory.rejects, *rejects]),
     )
+
+
+def with_evidence(inventory: Inventory, checked: Iterable[Finding]) -> Inventory:
+    """The inventory with those findings whose pixels were read in the place of what their headers had told."""
+    by_id = {finding.finding_id: finding for finding in checked}
+    return replace(inventory, findings=tuple(by_id.get(item.finding_id, item) for item in inventory.findings))

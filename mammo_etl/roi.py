@@ -16,6 +16,10 @@ _STEPS = np.array([(0, -1), (1, -1), (1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (
 """(dx, dy) of DDSM's chain codes 0 = N, 1 = NE, then clockwise to 7 = NW (DDSM, "Overlay files")."""
 
 
+UNIFORM = 0.005
+"""By how much the ratios of rows and columns of a film and its mask may differ: rounding, on the smallest films."""
+
+
 @dataclass(frozen=True)
 class Region:
     """The pixels of one finding's ROI."""
@@ -44,14 +48,14 @@ def chain_points(chain: str) -> NDArray[np.int32]:
 def region_of(finding: Finding, rows: int, columns: int) -> Region | None:
     """The ROI of a finding on a film of that size; None if the source gives no place.
 
-    What lies outside the film is cut off. Raises SourceFileError if a mask cannot be read, is of another size than the film, or if no
-    pixel of the ROI lies on the film.
+    What lies outside the film is cut off; a mask of another size is brought to the film's if `is_uniform` says so. Raises SourceFileError
+    if a mask cannot be read or used, or if no pixel of the ROI lies on the film.
     """
     match finding.roi_kind:
         case RoiKind.NONE:
             return None
         case RoiKind.MASK:
-            mask = _read_mask(finding.roi_path, rows, columns)
+            return mask_region(finding, read_mask(finding.roi_path), rows, columns)
         case RoiKind.OUTLINE:
             mask = np.zeros((rows, columns), np.uint8)
             cv2.fillPoly(mask, [chain_points(chain) for chain in finding.roi_outlines], 255)
@@ -62,23 +66,68 @@ def region_of(finding: Finding, rows: int, columns: int) -> Region | None:
             mask = np.zeros((rows, columns), np.uint8)
             centre = (round(finding.roi_x), round(finding.roi_y))
             cv2.circle(mask, centre, max(1, round(finding.roi_radius)), 255, cv2.FILLED)
-    x, y, width, height = cv2.boundingRect(mask)
-    if width == 0:
-        if finding.roi_kind is RoiKind.MASK:
-            raise SourceFileError(Reason.EMPTY_MASK, "The ROI mask is empty: expected pixels above 0.")
+    region = _region(finding, mask)
+    if region is None:
         raise SourceFileError(Reason.ROI_OUTSIDE, f"The ROI has no pixel on the film of {rows} x {columns} pixels.")
-    box = Box(y, x, height, width)
-    return Region(finding.finding_id, int(finding.label), box, mask[y : box.bottom, x : box.right].copy())
+    return region
 
 
-def _read_mask(path: str, rows: int, columns: int) -> NDArray[np.uint8]:
-    film = read_film(path)
-    if film.pixels.shape != (rows, columns):
-        height, width = film.pixels.shape
+@dataclass(frozen=True)
+class MaskFile:
+    """The pixels of a mask file."""
+
+    mask: NDArray[np.uint8]
+    """(rows, columns), 255 where the file is above 0."""
+    values: tuple[int, ...]
+    """The grey values of the file."""
+
+
+def read_mask(url: str) -> MaskFile:
+    """A mask file of any depth; raises SourceFileError if it cannot be read."""
+    pixels = read_film(url).pixels
+    levels = 256**pixels.itemsize
+    histogram = cv2.calcHist([pixels], [0], None, [levels], [0, levels])
+    values = tuple(np.flatnonzero(histogram).tolist())
+    return MaskFile(np.where(pixels > 0, np.uint8(255), np.uint8(0)), values)
+
+
+def is_uniform(ratio_y: float, ratio_x: float) -> bool:
+    """Whether a mask differs from its film by one ratio, as where film and mask were digitised with two pixel pitches."""
+    return abs(ratio_y / ratio_x - 1) <= UNIFORM
+
+
+def mask_region(finding: Finding, file: MaskFile, rows: int, columns: int) -> Region:
+    """The ROI that a mask gives on a film of that size, the mask brought to it if need be.
+
+    Raises SourceFileError: `missing-mask` if the file has more than one grey value beside 0, `mask-size` if rows and columns differ by
+    two ratios, `empty-mask`.
+    """
+    mask = file.mask
+    if len({0, *file.values}) > 2:
+        raise SourceFileError(
+            Reason.MISSING_MASK,
+            f"The file taken for the ROI mask has {len(file.values)} grey values: expected 0 and one other.",
+        )
+    height, width = mask.shape
+    if not is_uniform(rows / height, columns / width):
         raise SourceFileError(
             Reason.MASK_SIZE, f"The ROI mask has {height} x {width} pixels, its film {rows} x {columns}."
         )
-    return np.where(film.pixels > 0, np.uint8(255), np.uint8(0))
+    if (height, width) != (rows, columns):
+        enlarged = cv2.resize(mask, (columns, rows), interpolation=cv2.INTER_LINEAR)
+        mask = np.asarray(cv2.threshold(enlarged, 127, 255, cv2.THRESH_BINARY)[1], np.uint8)
+    region = _region(finding, mask)
+    if region is None:
+        raise SourceFileError(Reason.EMPTY_MASK, "The ROI mask is empty: expected pixels above 0.")
+    return region
+
+
+def _region(finding: Finding, mask: NDArray[np.uint8]) -> Region | None:
+    x, y, width, height = cv2.boundingRect(mask)
+    if width == 0:
+        return None
+    box = Box(y, x, height, width)
+    return Region(finding.finding_id, int(finding.label), box, mask[y : box.bottom, x : box.right].copy())
 
 
 def region_to_json(region: Region) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from mammo_etl.film import read_film
 from mammo_etl.inventory import InventoryError
 from mammo_etl.reader import ReaderError, open_run
 from mammo_etl.records import Finding, Label, Scan
-from mammo_etl.schema import PATCHES, from_rows
+from mammo_etl.schema import FORMAT_VERSION, PATCHES, from_rows
 from mammo_etl.settings import BuildSettings, SourceSettings, digest, validated
 from mammo_etl.workspace import Workspace
 
@@ -63,7 +63,7 @@ def test_the_run_is_what_the_contract_says(workspace: Path) -> None:
         "patches.zarr",
         "report.html",
     }
-    assert run.manifest["format_version"] == 1
+    assert run.manifest["format_version"] == FORMAT_VERSION
     assert run.manifest["phantom"] is True
     patches = run.patches()
     assert list(patches.columns) == PATCHES.names

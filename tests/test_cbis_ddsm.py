@@ -34,13 +34,14 @@ LAYOUTS = ("old", "new", "api", "tables", "flat")
 
 
 def dicom_bytes(
-    pixels: NDArray[np.generic], patient: str, series: str, sop: str | None = None, description: str = ""
+    pixels: NDArray[np.generic], patient: str, series: str, number: int, sop: str | None = None, description: str = ""
 ) -> bytes:
     dataset = Dataset()
     dataset.SOPClassUID = SecondaryCaptureImageStorage
     dataset.SOPInstanceUID = sop or generate_uid()
     dataset.SeriesInstanceUID, dataset.StudyInstanceUID = series, "1.2.3"
     dataset.PatientID, dataset.SeriesDescription = patient, description
+    dataset.InstanceNumber = number + 1
     dataset.Rows, dataset.Columns = pixels.shape
     dataset.SamplesPerPixel, dataset.PixelRepresentation = 1, 0
     dataset.BitsAllocated = dataset.BitsStored = 8 * pixels.dtype.itemsize
@@ -86,7 +87,7 @@ class Place:
     def write(self, number: int, pixels: NDArray[np.generic], **fields: str) -> Path:
         path = self.path(number)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(dicom_bytes(pixels, self.patient, self.series, **fields))
+        path.write_bytes(dicom_bytes(pixels, self.patient, self.series, number, **fields))
         return path
 
     def listed(self, number: int) -> str:
@@ -195,9 +196,11 @@ def test_every_layout(tmp_path: Path, layout: str, swapped: bool) -> None:
     assert (finding.finding_id, finding.image_id, finding.label) == (f"{IMAGE}_1", IMAGE, Label.MALIGNANT_MASS)
     assert (finding.roi_kind, finding.roi_path, finding.crop_path) == (RoiKind.MASK, str(mask), str(crop))
     assert (finding.assessment, finding.subtlety, finding.descriptors) == (4, 0, "OVAL; SPICULATED")
-    # Flat file names are the downloader's own: within one series there is nothing to compare the table with.
-    expected = Verdict.SWAPPED if swapped and layout != "flat" else Verdict.AS_LISTED
-    assert finding.verdict is expected
+    # Flat file names are the downloader's own: there the instance number of the header tells.
+    assert finding.verdict is (Verdict.SWAPPED if swapped else Verdict.AS_LISTED)
+    assert finding.mask_listed_as == ("crop" if swapped else "mask")
+    assert (finding.mask_bits, finding.mask_rows, finding.mask_columns) == (8, ROWS, COLUMNS)
+    assert (finding.mask_ratio_y, finding.mask_ratio_x, finding.match_score) == (1.0, 1.0, None)
 
 
 def test_zip(tmp_path: Path) -> None:
@@ -220,7 +223,42 @@ def test_crop_and_mask_in_series_of_their_own(tmp_path: Path, swapped: bool) -> 
     write_table(tmp_path, [case.row(1, *listed)])
     (finding,) = inventory_of(tmp_path).findings
     assert (finding.roi_path, finding.crop_path) == (str(mask), str(crop))
-    assert finding.verdict is (Verdict.SWAPPED if swapped else Verdict.AS_LISTED)
+    assert finding.verdict is (Verdict.SWAPPED if swapped else Verdict.SPLIT_SERIES)
+    assert finding.mask_listed_as == ("crop" if swapped else "mask")
+
+
+@pytest.mark.parametrize("strayed", ["crop", "mask"])
+def test_crop_and_mask_that_have_come_apart(tmp_path: Path, strayed: str) -> None:
+    """The tables name one series for both; one of the two is in another, which no table names."""
+    case = Case(tmp_path)
+    case.film().write(0, FILM)
+    places = {"crop": case.roi(), "mask": case.roi()} | {strayed: case.roi(1, "strayed")}
+    crop, mask = places["crop"].write(0, CROP), places["mask"].write(1, MASK)
+    write_table(tmp_path, [case.row()])
+    inventory = inventory_of(tmp_path)
+    (finding,) = inventory.findings
+    assert (finding.roi_path, finding.crop_path) == (str(mask), str(crop))
+    assert finding.verdict is Verdict.SPLIT_SERIES
+    assert inventory.rejects == ()
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize(("rows", "columns"), [(1839, 1379), (1392, 1044), (1599, 1199), (1608, 1200)])
+def test_mask_of_another_size_in_one_ratio(tmp_path: Path, rows: int, columns: int, swapped: bool) -> None:
+    """Of 43.5 and 50 um, the other way round, off by one pixel, and by just less than 0.5% in one direction alone."""
+    film = np.zeros((1600, 1200), np.uint16)
+    case = Case(tmp_path)
+    case.film().write(0, film)
+    case.roi().write(1 if swapped else 0, CROP)
+    mask = case.roi().write(0 if swapped else 1, np.zeros((rows, columns), np.uint8))
+    write_table(tmp_path, [case.row()])
+    inventory = inventory_of(tmp_path)
+    (finding,) = inventory.findings
+    assert (finding.verdict, finding.roi_kind, finding.roi_path) == (Verdict.RESCALED, RoiKind.MASK, str(mask))
+    assert (finding.mask_rows, finding.mask_columns) == (rows, columns)
+    assert (finding.mask_ratio_y, finding.mask_ratio_x) == (1600 / rows, 1200 / columns)
+    assert finding.mask_listed_as == ("crop" if swapped else "mask")
+    assert inventory.rejects == ()
 
 
 LARGE_CROP = FILM[:36, :27].copy()
@@ -278,7 +316,7 @@ def test_roles_by_content(
         ((CROP,), Reason.MISSING_MASK),
         ((EIGHT[5:15, 5:17],), Reason.MISSING_MASK),
         ((CROP, LARGE_CROP), Reason.MISSING_MASK),
-        # Masks that are too large by 50/43.5, or far too small.
+        # Masks of another shape, or far too small.
         ((CROP, np.zeros((46, 34), np.uint8)), Reason.MASK_SIZE),
         ((CROP, np.zeros((10, 10), np.uint8)), Reason.MASK_SIZE),
         ((CROP, np.zeros((ROWS, COLUMNS - 1), np.uint8)), Reason.MASK_SIZE),
@@ -292,7 +330,8 @@ def test_quarantine(tmp_path: Path, files: tuple[NDArray[np.generic], ...], code
     write_table(tmp_path, [case.row()])
     inventory = inventory_of(tmp_path)
     (finding,) = inventory.findings
-    assert (finding.verdict, finding.roi_kind, finding.roi_path) == (Verdict.QUARANTINED, RoiKind.NONE, "")
+    assert (finding.verdict, finding.roi_kind) == (Verdict.QUARANTINED, RoiKind.NONE)
+    assert (finding.roi_path != "") is (finding.mask_rows is not None) is (code is Reason.MASK_SIZE)
     assert codes(inventory) == [(code, f"{IMAGE}_1")]
     assert len(inventory.scans) == 1
 
@@ -430,7 +469,7 @@ def test_odd_patient_id_is_joined_by_series(tmp_path: Path) -> None:
     # One mask of the collection has this PatientID and no description.
     case = Case(tmp_path).write()
     roi = case.roi()
-    roi.path(1).write_bytes(dicom_bytes(MASK, "P_00562_LEFT_CC_2.dcm", roi.series))
+    roi.path(1).write_bytes(dicom_bytes(MASK, "P_00562_LEFT_CC_2.dcm", roi.series, 1))
     write_table(tmp_path, [case.row()])
     inventory = inventory_of(tmp_path)
     assert inventory.rejects == ()

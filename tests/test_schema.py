@@ -56,7 +56,7 @@ def test_every_column_and_reason_is_described_in_the_file(tmp_path: Path) -> Non
     assert set(REASONS) == set(Reason)
     for table in (schema.SCANS, schema.FINDINGS, schema.REJECTS, schema.CANDIDATES, schema.PATCHES):
         assert all(field.metadata[b"description"] for field in table)
-        assert table.metadata[b"format_version"] == b"1"
+        assert table.metadata[b"format_version"] == str(schema.FORMAT_VERSION).encode()
 
 
 def test_records_survive_a_parquet_file(tmp_path: Path) -> None:

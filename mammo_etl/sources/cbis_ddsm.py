@@ -17,6 +17,7 @@ from mammo_etl.dicom import DicomHeader
 from mammo_etl.files import SourceFileError, name_of
 from mammo_etl.film import read_film
 from mammo_etl.records import Finding, Reason, Rejection, RoiKind, Scan, Verdict, label_of
+from mammo_etl.roi import is_uniform
 from mammo_etl.sources import Inventory
 
 _LIKE_THE_FILM = 1.3
@@ -40,10 +41,13 @@ class _File:
         """Whether it has as many rows and columns as the film."""
         return (self.header.rows, self.header.columns) == (film.header.rows, film.header.columns)
 
+    def ratios(self, film: "_File") -> tuple[float, float]:
+        """Rows and columns of the film over its own."""
+        return film.header.rows / self.header.rows, film.header.columns / self.header.columns
+
     def is_like(self, film: "_File") -> bool:
         """Whether it has about the film's size."""
-        sides = ((self.header.rows, film.header.rows), (self.header.columns, film.header.columns))
-        return all(max(side) <= _LIKE_THE_FILM * min(side) for side in sides)
+        return all(1 / _LIKE_THE_FILM <= ratio <= _LIKE_THE_FILM for ratio in self.ratios(film))
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class _Joined:
 
     files: dict[ListedFile, list[_File]]
     """For each file that a table names those of its series, by path; without files of one SOP instance beyond the first."""
+    namesakes: dict[ListedFile, list[_File]]
+    """For each file that a table names those of its PatientID in series that no table names."""
     unlisted: list[_File]
     """Files that no table names."""
 
@@ -118,7 +124,7 @@ def assemble(files: Sequence[str], headers: Mapping[str, DicomHeader], rejects: 
     )
 
 
-def _join(headers: Mapping[str, DicomHeader], rows: Iterable[TableRow]) -> _Joined:
+def _join(headers: Mapping[str, DicomHeader], rows: Sequence[TableRow]) -> _Joined:
     instances: dict[tuple[str, str], _File] = {}
     for path, header in sorted(headers.items()):
         instances.setdefault((header.series_instance_uid, header.sop_instance_uid or path), _File(path, header))
@@ -132,9 +138,13 @@ def _join(headers: Mapping[str, DicomHeader], rows: Iterable[TableRow]) -> _Join
     for file in instances.values():
         if file.header.series_instance_uid not in listed_series:
             by_patient[file.header.patient_id].append(file)
-    joined = {file: by_series.get(file.series_uid) or by_patient.get(file.folder, []) for file in listed}
+    namesakes = {file: by_patient.get(file.folder, []) for file in listed}
+    joined = {file: by_series.get(file.series_uid) or namesakes[file] for file in listed}
+    # Of a film one file is enough; mask and cut-out may have come apart.
+    rois = {file for row in rows for file in (row.crop, row.mask)}
     used = {file.path for found in joined.values() for file in found}
-    return _Joined(joined, [file for file in instances.values() if file.path not in used])
+    used |= {file.path for listed_file in rois for file in namesakes[listed_file]}
+    return _Joined(joined, namesakes, [file for file in instances.values() if file.path not in used])
 
 
 def _explain(rejects: Iterable[Rejection], rows: Iterable[TableRow]) -> tuple[list[Rejection], _Lost]:
@@ -180,16 +190,21 @@ def _scan(row: TableRow, film: _File) -> Scan:
 
 def _finding(row: TableRow, film: _File, joined: _Joined, lost: _Lost) -> tuple[Finding, list[Rejection]]:
     """A finding, and why it is quarantined if its mask cannot be used."""
-    found = {file.path: file for listed in (row.crop, row.mask) for file in joined.files[listed] if file != film}
+    found = {
+        file.path: file
+        for listed in (row.crop, row.mask)
+        for file in (*joined.files[listed], *joined.namesakes[listed])
+        if file != film
+    }
     candidates = [file for _, file in sorted(found.items())]
     mask, faults = _mask_among(candidates, film, row)
     crops = sorted((file for file in candidates if file != mask), key=lambda file: file.header.bits_allocated != 16)
-    usable = mask is not None and mask.has_size_of(film)
+    crop = crops[0] if crops else None
+    usable = mask is not None and is_uniform(*mask.ratios(film))
     if not usable:
-        verdict = Verdict.QUARANTINED
         faults.append(_no_mask(row, mask, film, len(candidates), lost))
-    else:
-        verdict = Verdict.SWAPPED if mask is not None and _listed_as_crop(mask, row) else Verdict.AS_LISTED
+    listed_as = _listed_as(mask, row) if mask is not None else ""
+    ratios = mask.ratios(film) if mask is not None else (None, None)
     finding = Finding(
         finding_id=row.finding_id,
         image_id=row.image_id,
@@ -200,9 +215,15 @@ def _finding(row: TableRow, film: _File, joined: _Joined, lost: _Lost) -> tuple[
         pathology_listed=row.pathology_listed,
         label=label_of(row.abnormality, row.pathology),
         roi_kind=RoiKind.MASK if usable else RoiKind.NONE,
-        roi_path=mask.path if mask is not None and usable else "",
-        crop_path=crops[0].path if crops else "",
-        verdict=verdict,
+        roi_path=mask.path if mask is not None else "",
+        crop_path=crop.path if crop is not None else "",
+        verdict=_verdict(mask, crop, film, listed_as) if usable else Verdict.QUARANTINED,
+        mask_listed_as=listed_as,
+        mask_bits=mask.header.bits_allocated if mask is not None else None,
+        mask_rows=mask.header.rows if mask is not None else None,
+        mask_columns=mask.header.columns if mask is not None else None,
+        mask_ratio_y=ratios[0],
+        mask_ratio_x=ratios[1],
         assessment=row.assessment,
         subtlety=row.subtlety,
         descriptors=row.descriptors,
@@ -242,13 +263,26 @@ def _is_black_and_white(file: _File) -> bool:
     return bool(((pixels == 0) | (pixels == pixels.max())).all())
 
 
-def _listed_as_crop(mask: _File, row: TableRow) -> bool:
-    """Whether the table names this file, a mask by content, as the cut-out."""
+def _verdict(mask: _File | None, crop: _File | None, film: _File, listed_as: str) -> Verdict:
+    """Verdict on a usable mask, as far as headers tell."""
+    if mask is not None and not mask.has_size_of(film):
+        return Verdict.RESCALED
+    if listed_as == "crop":
+        return Verdict.SWAPPED
+    apart = mask and crop and mask.header.series_instance_uid != crop.header.series_instance_uid
+    return Verdict.SPLIT_SERIES if apart else Verdict.AS_LISTED
+
+
+def _listed_as(mask: _File, row: TableRow) -> str:
+    """What the table calls this file, a mask by content: mask or crop; empty where its names do not tell."""
     if row.crop.series_uid != row.mask.series_uid:
-        return mask.header.series_instance_uid == row.crop.series_uid
-    # Within a series only the file name tells; where it is another than the tables know there is nothing to compare.
+        return {row.crop.series_uid: "crop", row.mask.series_uid: "mask"}.get(mask.header.series_instance_uid, "")
+    # Within a series only the place tells, by the file's name or, where that is another than the tables know, its header.
     number = _number(name_of(mask.path))
-    return number is not None and number == _number(row.crop.name) != _number(row.mask.name)
+    if number is None:
+        number = mask.header.instance_number - 1
+    crop, roi = _number(row.crop.name), _number(row.mask.name)
+    return "" if crop == roi else {crop: "crop", roi: "mask"}.get(number, "")
 
 
 def _number(name: str) -> int | None:
