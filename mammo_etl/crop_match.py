@@ -14,15 +14,13 @@ from mammo_etl.dicom import Pixels
 from mammo_etl.records import Box
 
 _FOUND = 0.9
-"""Least score of a cut-out that was found. On a real film of 4560 x 2864 pixels, cut-outs of 40 to 600 pixels scored 0.94 or more at their
-own place, even those that were reduced by 1.149 or had another gamma, and 0.77 or less at other places."""
-_FOUND_SMALL = 0.98
-"""The same for smaller ones, which are compared as they are: exact copies scored 1, other places up to 0.87."""
+"""Least score of a cut-out that was found. On a real film of 4560 x 2864 pixels, cut-outs of 60 to 600 pixels scored 0.94 or more at their
+own place, even those that were reduced by 1.149 or had another gamma, and 0.72 or less at other places; smaller exact copies 1, and 0.74 or less."""
 
 _SIDE = 512
 """Of a larger cut-out its middle is looked for: this many pixels are as telling as all, and quick to find."""
-_SMALL = 40
-"""Cut-outs with a side shorter than this lose too much to the filter, and are compared with their grain: only exact copies are found."""
+_SMALL = 64
+"""Cut-outs with a side shorter than this are told by their grain, which has no edge to lose: only exact copies are found."""
 _LEAST = 8
 """Cut-outs with a side shorter than this tell nothing."""
 _MARGIN = 48
@@ -48,13 +46,12 @@ def match_crop(film: Pixels, crop: Pixels, box: Box, scales: Sequence[tuple[floa
     """How well a cut-out is found on a film, (rows, columns), around the box of its finding.
 
     It is looked for at each of `scales`, factors (y, x) on the cut-out, and the best score counts: the normalised
-    cross-correlation (Lewis 1995) of the images, band-passed unless the cut-out is small; 1 for an exact copy. None if the cut-out is too small or of one grey, or if
+    cross-correlation (Lewis 1995) of the filtered images, 1 for an exact copy. None if the cut-out is too small or of one grey, or if
     there is no room for it.
     """
-    small = min(crop.shape) < _SMALL
-    scores = [_score(film, _scaled(crop, *scale), box) for scale in ([(1.0, 1.0)] if small else scales)]
+    scores = [_score(film, _scaled(crop, *scale), box) for scale in scales]
     best = max((score for score in scores if score is not None), default=None)
-    return None if best is None else Match(best, best >= (_FOUND_SMALL if small else _FOUND))
+    return None if best is None else Match(best, best >= _FOUND)
 
 
 def _scaled(crop: Pixels, scale_y: float, scale_x: float) -> Pixels:
@@ -80,14 +77,15 @@ def _score(film: Pixels, crop: Pixels, box: Box) -> float | None:
         return None
     wanted = np.asarray(crop[top : top + height, left : left + width], np.float32)
     offered = np.asarray(window, np.float32)
+    # Near the edges of the cut-out a filter cannot see what it sees on the film.
     if min(height, width) >= _SMALL:
-        # Near its edges the filter sees on the film what lies beyond them, and in the cut-out it cannot.
-        edge = min(int(2 * _COARSE), height // 4, width // 4)
-        wanted = _band_passed(wanted)[edge : height - edge, edge : width - edge]
-        offered = _band_passed(offered)
+        filtered, edge = _band_passed, min(int(2 * _COARSE), height // 4, width // 4)
+    else:
+        filtered, edge = _grain, 1
+    wanted = filtered(wanted)[edge : height - edge, edge : width - edge]
     if float(wanted.std()) == 0:
         return None
-    scores = cv2.matchTemplate(offered, np.ascontiguousarray(wanted), cv2.TM_CCOEFF_NORMED)
+    scores = cv2.matchTemplate(filtered(offered), np.ascontiguousarray(wanted), cv2.TM_CCOEFF_NORMED)
     # Where the film is of one grey, the score is 0 / 0.
     return float(np.clip(np.nan_to_num(scores, posinf=0, neginf=0), -1, 1).max())
 
@@ -103,3 +101,7 @@ def _around(start: int, length: int, crop: int, part: int) -> tuple[int, int]:
 def _band_passed(levels: NDArray[np.float32]) -> NDArray[np.float32]:
     fine = cv2.GaussianBlur(levels, (0, 0), _FINE)
     return np.asarray(fine - cv2.GaussianBlur(levels, (0, 0), _COARSE), np.float32)
+
+
+def _grain(levels: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(cv2.Laplacian(levels, cv2.CV_32F, ksize=1), np.float32)
