@@ -41,7 +41,7 @@ format: $(INSTALLED) ## Format the code
 lock: ## Renew requirements.lock from pyproject.toml (needs uv)
 	{ echo '# Made by `make lock` (uv pip compile --universal --generate-hashes). Do not edit.'; \
 	  uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
-	    --extra cpu --extra dev pyproject.toml; } > requirements.lock.new
+	    --extra cpu --extra s3 --extra dev pyproject.toml; } > requirements.lock.new
 	mv requirements.lock.new requirements.lock
 
 clean: ## Remove .venv and the demo's files

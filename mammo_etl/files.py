@@ -13,6 +13,11 @@ from zipfile import BadZipFile
 
 from fsspec.core import url_to_fs
 
+try:
+    from botocore.exceptions import BotoCoreError
+except ImportError:  # The extra `s3` is not installed.
+    BotoCoreError = OSError
+
 from mammo_etl.records import Reason, Rejection
 
 
@@ -44,7 +49,7 @@ def name_of(url: str) -> str:
 def list_files(root: str, source: str) -> Listing:
     """Every file below a folder, in a zip archive, or below an object-store prefix, sorted by name; hidden ones are left out.
 
-    Raises FileNotFoundError if there is nothing at `root`.
+    Raises OSError if there is nothing at `root` (FileNotFoundError), or its object store cannot be reached.
     """
     if "://" in root:
         return _list_remote(root)
@@ -78,7 +83,11 @@ def list_files(root: str, source: str) -> Listing:
 def _list_remote(url: str) -> Listing:
     filesystem, prefix = url_to_fs(url)
     chain = url.split("::", 1)[1] if "::" in url else None
-    names = sorted(name for name in filesystem.find(prefix) if not PurePosixPath(name).name.startswith("."))
+    try:
+        found = filesystem.find(prefix)
+    except BotoCoreError as error:
+        raise ConnectionError(f"the object store cannot be listed: {error}") from error
+    names = sorted(name for name in found if not PurePosixPath(name).name.startswith("."))
     if not names:
         raise FileNotFoundError("nothing there")
     if chain is not None:
