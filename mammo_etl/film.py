@@ -8,12 +8,19 @@ import numpy as np
 
 from mammo_etl import dicom, ljpeg, pgm
 from mammo_etl.files import SourceFileError, read_bytes
+from mammo_etl.gzipped import gunzip, gunzip_start, is_gzip
 from mammo_etl.records import Reason
 
 _JPEG = b"\xff\xd8"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND"
 _TIFF = (b"II*\0", b"MM\0*")
+
+_LJPEG_HEADER_BYTES = 64 * 1024
+"""The pixels of a lossless JPEG begin within these; DDSM's begin after some hundred."""
+
+_LJPEG_PIXEL_BYTES = 4
+"""No coded pixel takes more: a code of 16 bits and 15 further bits (T.81 H.1.2.2)."""
 
 _OTHER_JPEG_FRAME = re.compile(rb"\xff(?:[\xc0-\xc2\xc5-\xc7\xc9-\xcb\xcd-\xcf]|\xc3.{7}[^\x01])", re.DOTALL)
 """A frame other than lossless Huffman, or of more than one component (T.81 tables B.1 and B.2)."""
@@ -33,10 +40,12 @@ def read_film(url: str, rows: int | None = None, columns: int | None = None) -> 
     """The pixels of a film; `rows` and `columns` is the size that its source states.
 
     A lossless JPEG whose header has another shape with as many pixels is reshaped to it: some DDSM files have height and
-    width swapped. Raises SourceFileError: `film-size` for any other size than the stated one, `unreadable-file`,
-    `truncated-file`, or `unsupported-format` (colour among it).
+    width swapped. It may be gzipped. Raises SourceFileError: `film-size` for any other size than the stated one,
+    `unreadable-file`, `truncated-file`, or `unsupported-format` (colour among it).
     """
     content = read_bytes(url)
+    if is_gzip(content):
+        content = _gunzip_ljpeg(content)
     if not content:
         raise SourceFileError(Reason.UNREADABLE_FILE, "The file is empty.")
     if dicom.is_dicom(content[:132]):
@@ -63,12 +72,27 @@ def read_film(url: str, rows: int | None = None, columns: int | None = None) -> 
 
 
 def read_ljpeg_header(url: str) -> ljpeg.LjpegHeader:
-    """The header of a lossless JPEG, from its first bytes; raises SourceFileError for anything else."""
-    start = read_bytes(url, 64 * 1024)
+    """The header of a lossless JPEG, gzipped or not, from its first bytes; raises SourceFileError for anything else."""
+    start = read_bytes(url, _LJPEG_HEADER_BYTES)
+    return _ljpeg_header(gunzip_start(start, _LJPEG_HEADER_BYTES) if is_gzip(start) else start)
+
+
+def _ljpeg_header(start: bytes) -> ljpeg.LjpegHeader:
     try:
         return ljpeg.read_header(start)
     except ljpeg.LjpegError as error:
         raise _ljpeg_fault(start, error) from error
+
+
+def _gunzip_ljpeg(content: bytes) -> bytes:
+    """A gzipped lossless JPEG, no longer than the film that its header describes can make it."""
+    start = gunzip_start(content[:_LJPEG_HEADER_BYTES], _LJPEG_HEADER_BYTES)
+    if not start.startswith(_JPEG):
+        raise SourceFileError(
+            Reason.UNSUPPORTED_FORMAT, "Expected a lossless JPEG (DDSM) in the gzip file, found something else."
+        )
+    header = _ljpeg_header(start)
+    return gunzip(content, _LJPEG_HEADER_BYTES + header.rows * header.columns * _LJPEG_PIXEL_BYTES)
 
 
 def _decode_ljpeg(content: bytes) -> Film:

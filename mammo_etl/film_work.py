@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mammo_etl.records import Finding, Rejection, Scan
+from mammo_etl.records import Finding, Rejection, RoiFlag, Scan
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,15 +16,16 @@ class FilmWork:
     twins: tuple[tuple[Scan, tuple[Finding, ...]], ...] = ()
     """Other films of the same side and view of the patient, with their findings: normal tissue stays away from these too."""
     unplaced: bool = False
-    """Something of this patient was rejected: there may be a lesion that no finding tells of."""
+    """Something of this patient was left out: there may be a lesion that no finding tells of."""
 
 
 def film_work(scans: Sequence[Scan], findings: Sequence[Finding], rejects: Sequence[Rejection] = ()) -> list[FilmWork]:
     """The films of an inventory as units of work, sorted by image_id.
 
-    A rejected row, film or finding may have been a lesion of any film of its patient; an image_id begins with source and patient.
+    A rejected row, film, finding or outline may have been a lesion of any film of its patient; an image_id begins with source and patient.
     """
     rejected = {row.image_id for row in rejects if row.image_id}
+    rejected |= {finding.image_id for finding in findings if RoiFlag.BROKEN_OUTLINE in finding.roi_flags}
     of_film: dict[str, list[Finding]] = {}
     for finding in sorted(findings, key=lambda finding: finding.finding_id):
         of_film.setdefault(finding.image_id, []).append(finding)

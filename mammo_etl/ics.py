@@ -1,16 +1,16 @@
 """DDSM's `.ics` files, which list the films of a case, and the names of a case's files.
 
-Format: DDSM, "Description of a case" (University of South Florida). Some copies hold text files gzipped, with or without a
-`.gz` at the end of the name.
+Format: DDSM, "Description of a case" (University of South Florida).
 """
 
-import gzip
+import math
 import re
-import zlib
 from dataclasses import dataclass
+from itertools import product
 
 from mammo_etl.density import scanner_name
 from mammo_etl.files import SourceFileError, name_of, read_bytes, size_of
+from mammo_etl.gzipped import gunzip, is_gzip
 from mammo_etl.records import Laterality, Reason, View
 
 _INSTITUTIONS = {"A": "MGH", "B": "WFU", "C": "WFU", "D": "ISMD"}
@@ -21,6 +21,11 @@ _FILE_NAME = re.compile(
     r"(?:\.(?P<side>LEFT|RIGHT)_(?P<view>CC|MLO))?\.(?P<kind>ICS|LJPEG|OVERLAY)(?P<gz>\.GZ)?",
     re.IGNORECASE,
 )
+_ICS_SUFFIXES = (".ics", ".ICS", ".ics.gz", ".ICS.gz", ".ics.GZ", ".ICS.GZ")
+
+MAX_TEXT_BYTES = 8 << 20
+"""Larger text files are refused. An outline takes two bytes for each pixel of its length: this is 200 times round a film."""
+
 _VIEW_LINE = re.compile(r"(LEFT|RIGHT)_(CC|MLO)\b(.*)", re.IGNORECASE)
 
 
@@ -74,8 +79,6 @@ def parse_name(url: str) -> FileName | None:
     match = _FILE_NAME.fullmatch(name_of(url))
     if match is None or (match["side"] is None) is not (match["kind"].upper() == "ICS"):
         return None
-    if match["gz"] and match["kind"].upper() == "LJPEG":
-        return None
     film = f"{match['side']}_{match['view']}".upper() if match["side"] else ""
     case = f"{match['letter'].upper()}-{match['patient']}-{match['study']}"
     return FileName(case, match["kind"].lower(), film)
@@ -101,10 +104,10 @@ def read_ics(url: str) -> IcsCase:
             view = IcsView(
                 laterality=Laterality(match[1].upper()),
                 view=View(match[2].upper()),
-                rows=int(sizes["LINES"]),
-                columns=int(sizes["PIXELS_PER_LINE"]),
-                bits=int(sizes["BITS_PER_PIXEL"]),
-                pixel_um=float(sizes.get("RESOLUTION", "0")) or None,
+                rows=_size(sizes["LINES"]),
+                columns=_size(sizes["PIXELS_PER_LINE"]),
+                bits=_size(sizes["BITS_PER_PIXEL"]),
+                pixel_um=_pitch(sizes.get("RESOLUTION", "0")),
                 overlay="OVERLAY" in words,
                 scanner=scanner_name(fields.get("DIGITIZER", "")),
                 institution=_INSTITUTIONS[name.case[0]] if name is not None else "",
@@ -132,8 +135,8 @@ def find_ics_view(url: str) -> IcsView | None:
         return None
     path, *archive = url.split("::", 1)
     folder = path[: len(path) - len(name_of(path))]
-    for suffix in (".ics", ".ICS", ".ics.gz"):
-        candidate = "::".join([f"{folder}{name.case}{suffix}", *archive])
+    for case, suffix in product((name.case, name.case.lower()), _ICS_SUFFIXES):
+        candidate = "::".join([f"{folder}{case}{suffix}", *archive])
         try:
             size_of(candidate)
         except SourceFileError:
@@ -143,11 +146,28 @@ def find_ics_view(url: str) -> IcsView | None:
 
 
 def read_text(url: str) -> str:
-    """Text of a file, gunzipped if its content asks for it; raises SourceFileError if that fails."""
-    content = read_bytes(url)
-    if content.startswith(b"\x1f\x8b"):
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise SourceFileError(Reason.UNREADABLE_FILE, "The gzip file is broken or cut short.") from error
+    """Text of a file, gunzipped if its content asks for it.
+
+    Raises SourceFileError `unreadable-file` if that fails, or if there are more than MAX_TEXT_BYTES.
+    """
+    content = read_bytes(url, MAX_TEXT_BYTES + 1)
+    if len(content) > MAX_TEXT_BYTES:
+        raise SourceFileError(
+            Reason.UNREADABLE_FILE, f"Expected a text file of at most {MAX_TEXT_BYTES} bytes, found a larger one."
+        )
+    if is_gzip(content):
+        content = gunzip(content, MAX_TEXT_BYTES)
     return content.decode("latin-1")
+
+
+def _size(text: str) -> int:
+    """A whole number above 0; raises ValueError for anything else."""
+    if not re.fullmatch(r"0*[1-9][0-9]{0,5}", text):
+        raise ValueError(f"expected a whole number above 0, found {text}")
+    return int(text)
+
+
+def _pitch(text: str) -> float | None:
+    """Micrometres, None if 0 or no finite number; raises ValueError if it is no number."""
+    pitch = float(text)
+    return pitch if math.isfinite(pitch) and pitch > 0 else None

@@ -13,14 +13,16 @@ and for every predictor where there are restart markers.
 
 import re
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-MAX_PIXELS = 200_000_000
-"""Larger frames are refused unread. The largest films have about 35 million pixels."""
+MAX_PIXELS = 100_000_000
+"""Larger frames are refused unread. The largest film, 24 cm x 30 cm at 42 um, has 41 million pixels."""
 
 MAX_SEGMENTS = 200
 """Before the scan; PVRG writes 3. Keeps a file of nothing but small segments from being read for minutes."""
@@ -132,7 +134,8 @@ def _as_stored(pixels: npt.NDArray[np.uint16], header: LjpegHeader) -> npt.NDArr
     largest = int(pixels.max()) << header.point_transform
     if largest > 255:
         raise LjpegError(f"expected pixels of {header.precision} bits, found the value {largest}")
-    return (pixels << header.point_transform).astype(np.uint8)
+    pixels <<= header.point_transform
+    return pixels.astype(np.uint8)
 
 
 def _is_marker_or_end(data: bytes, position: int) -> bool:
@@ -285,7 +288,19 @@ def _lookup_tables(code: _HuffmanCode) -> tuple[npt.NDArray[np.int32], npt.NDArr
     return np.where(fits, difference << 8 | used, 0).astype(np.int32), by_16_bits
 
 
-@njit(cache=True, nogil=True)
+def compiled(function: Callable[..., Any]) -> Any:
+    """A function compiled at its first call, and kept on disk for later processes.
+
+    numba keeps it beside this file, else in the user's cache folder; NUMBA_CACHE_DIR names another place.
+    """
+    try:
+        return njit(cache=True, nogil=True)(function)
+    except RuntimeError:
+        # None of those folders can be written, as in some containers: each process compiles for itself.
+        return njit(nogil=True)(function)
+
+
+@compiled
 def predict(predictor, left, above, corner):  # type: ignore[no-untyped-def]
     """T.81 table H.1; corner is the pixel above the left one."""
     if predictor == 7:
@@ -303,7 +318,7 @@ def predict(predictor, left, above, corner):  # type: ignore[no-untyped-def]
     return above + ((left - corner) >> 1)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _decode_rows(data, position, differences, categories, above, pixels, predictor):  # type: ignore[no-untyped-def]
     """Fill pixels from the coded data at a position: (_DONE or _BITS_LEFT, end position) or (error, row).
 

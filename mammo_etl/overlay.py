@@ -28,6 +28,10 @@ class Lesion:
     """Outer boundaries 'x y codes' (see Finding.roi_outlines); they may leave the film, and need not close."""
     broken_outlines: int
     """Boundaries left out: no start, or codes other than 0 to 7."""
+    stated_outlines: int | None
+    """TOTAL_OUTLINES: boundaries and cores, by the file's own count."""
+    found_outlines: int
+    """Boundaries, broken ones too, and cores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +39,24 @@ class Overlay:
     """An .OVERLAY file: the lesions of one film."""
 
     lesions: tuple[Lesion, ...]
+    stated_lesions: int | None
+    """TOTAL_ABNORMALITIES: the file's own count."""
 
 
 def read_overlay(url: str) -> Overlay:
     """The lesions of an .OVERLAY file.
 
-    Counts that the file states are not relied on. CORE outlines (inner parts of a lesion) are passed over. Raises
-    SourceFileError: `unreadable-file`, or `bad-table` if the file describes no lesion.
+    All that is there is read, whatever the counts that the file states. CORE outlines (inner parts of a lesion) are passed
+    over. Raises SourceFileError: `unreadable-file`, or `bad-table` if the file describes no lesion.
     """
+    stated: int | None = None
     # A line of a section begins with its keyword; all others belong to the chain above.
     sections: list[list[tuple[str, str]]] = []
     for line in read_text(url).splitlines():
         keyword, rest = (*line.split(maxsplit=1), "", "")[:2]
+        if keyword.upper() == "TOTAL_ABNORMALITIES":
+            stated = _integer(rest)
+            continue
         if keyword.upper() == "ABNORMALITY":
             sections.append([])
         elif not keyword or not sections:
@@ -64,7 +74,7 @@ def read_overlay(url: str) -> Overlay:
     if len({lesion.number for lesion in lesions}) < len(lesions):
         # The same number twice would give two findings one name.
         lesions = [_lesion(section[1:], position) for position, section in enumerate(sections, 1)]
-    return Overlay(tuple(lesions))
+    return Overlay(tuple(lesions), stated)
 
 
 def _lesion(section: list[tuple[str, str]], position: int) -> Lesion:
@@ -80,6 +90,8 @@ def _lesion(section: list[tuple[str, str]], position: int) -> Lesion:
         pathology=values.get("PATHOLOGY", "").upper(),
         outlines=outlines,
         broken_outlines=len(chains) - len(outlines),
+        stated_outlines=_integer(values.get("TOTAL_OUTLINES", "")),
+        found_outlines=sum(keyword in ("BOUNDARY", "CORE") for keyword, _ in section),
     )
 
 

@@ -3,7 +3,10 @@
 import gzip
 import random
 import shutil
+import tracemalloc
 import zipfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +14,30 @@ import pytest
 
 from mammo_etl.files import SourceFileError, list_files
 from mammo_etl.film import read_film
-from mammo_etl.ics import find_ics_view, parse_name, read_ics
+from mammo_etl.ics import MAX_TEXT_BYTES, IcsCase, IcsView, find_ics_view, parse_name, read_ics
+from mammo_etl.ljpeg import LjpegHeader
 from mammo_etl.overlay import Lesion, read_overlay
 from mammo_etl.phantom import ljpeg_writer
-from mammo_etl.records import Abnormality, Label, Laterality, Pathology, Reason, Rejection, RoiKind, View
+from mammo_etl.records import (
+    Abnormality,
+    Box,
+    Finding,
+    Label,
+    Laterality,
+    Pathology,
+    Reason,
+    Rejection,
+    RoiFlag,
+    RoiKind,
+    View,
+)
+from mammo_etl.roi import region_of
 from mammo_etl.sources import Inventory, ddsm
 
 ROWS, COLUMNS = 20, 12
 FILMS = ("LEFT_CC", "LEFT_MLO", "RIGHT_CC", "RIGHT_MLO")
-LJPEG = ljpeg_writer.encode(np.arange(ROWS * COLUMNS, dtype=np.uint16).reshape(ROWS, COLUMNS), 12)
+PIXELS = np.arange(ROWS * COLUMNS, dtype=np.uint16).reshape(ROWS, COLUMNS)
+LJPEG = ljpeg_writer.encode(PIXELS, 12)
 
 OVERLAY = """TOTAL_ABNORMALITIES 2\x20
 ABNORMALITY 1\x20
@@ -44,10 +62,14 @@ BOUNDARY
 
 
 def overlay(
-    *chains: str, types: tuple[str, ...] = ("MASS SHAPE OVAL MARGINS OBSCURED",), pathology: str = "BENIGN"
+    *chains: str,
+    types: tuple[str, ...] = ("MASS SHAPE OVAL MARGINS OBSCURED",),
+    pathology: str = "BENIGN",
+    total: int | None = None,
 ) -> str:
     lines = ["TOTAL_ABNORMALITIES 1", "ABNORMALITY 1", *(f"LESION_TYPE {kind}" for kind in types)]
-    lines += ["ASSESSMENT 4", "SUBTLETY 3", f"PATHOLOGY {pathology}", "TOTAL_OUTLINES 1"]
+    total = len(chains) if total is None else total
+    lines += ["ASSESSMENT 4", "SUBTLETY 3", f"PATHOLOGY {pathology}", f"TOTAL_OUTLINES {total}"]
     for chain in chains:
         lines += ["BOUNDARY", chain]
     return "\n".join(lines) + "\n"
@@ -185,7 +207,8 @@ def test_overlay_that_cannot_be_read(tmp_path: Path, content: bytes) -> None:
         (("3 4 2 2 4 #\r",), ("3 4 224",), None),
         # What follows the end mark is not the outline's.
         (("3 4 2 2 4 # 9 9 9",), ("3 4 224",), None),
-        (("3 4 2 8 4 #", "5 5 1 1 #"), ("5 5 11",), Reason.BAD_TABLE_ROW),
+        # A broken one beside a good one: flagged.
+        (("3 4 2 8 4 #", "5 5 1 1 #"), ("5 5 11",), None),
         (("3 4 2 8 4 #",), (), Reason.NOT_LOCATED),
         (("3 4 #",), (), Reason.NOT_LOCATED),
         (("3 #",), (), Reason.NOT_LOCATED),
@@ -202,6 +225,171 @@ def test_outlines(tmp_path: Path, chains: tuple[str, ...], outlines: tuple[str, 
     assert finding.roi_kind is (RoiKind.OUTLINE if outlines else RoiKind.NONE)
     assert [reject.code for reject in inventory.rejects] == ([] if fault is None else [fault])
     assert all(reject.finding_id == "ddsm_D-4000-1_LEFT_CC_1" for reject in inventory.rejects)
+
+
+def finding_of(tmp_path: Path, text: str) -> Finding:
+    make_case(tmp_path, "D-4000-1", {"LEFT_CC": text})
+    inventory = inventory_of(tmp_path)
+    assert inventory.rejects == ()
+    (finding,) = inventory.findings
+    return finding
+
+
+# A square of 4 x 4 pixels with its top-left corner at column 3, row 4, on a film of 12 columns and 20 rows.
+SQUARE = "3 4 2 2 2 4 4 4 6 6 6 0 0 0 #"
+CORE = "CORE\n4 5 2 4 6 0 #"
+
+
+@pytest.mark.parametrize(
+    ("text", "flags"),
+    [
+        (overlay(SQUARE), ()),
+        (overlay(f"{SQUARE}\n{CORE}", total=2), ()),
+        (overlay(SQUARE).replace("TOTAL_OUTLINES 1\n", ""), ()),
+        (overlay(SQUARE.replace("3 4", "0 0")), ()),
+        (overlay(SQUARE.replace("3 4", "8 16")), ()),
+        # One pixel over each edge.
+        (overlay(SQUARE.replace("3 4", "-1 4")), (RoiFlag.CLIPPED,)),
+        (overlay(SQUARE.replace("3 4", "3 -1")), (RoiFlag.CLIPPED,)),
+        (overlay(SQUARE.replace("3 4", "9 4")), (RoiFlag.CLIPPED,)),
+        (overlay(SQUARE.replace("3 4", "3 17")), (RoiFlag.CLIPPED,)),
+        (overlay(SQUARE, SQUARE.replace("3 4", "11 4")), (RoiFlag.CLIPPED,)),
+        # The core is not used.
+        (overlay(f"{SQUARE}\nCORE\n99 99 2 4 #", total=2), ()),
+        (overlay(SQUARE.replace("0 #", "#")), (RoiFlag.OPEN,)),
+        (overlay(SQUARE, "3 4 2 9 #"), (RoiFlag.BROKEN_OUTLINE,)),
+        (overlay(SQUARE, total=2), (RoiFlag.MISCOUNTED,)),
+        (overlay(f"{SQUARE}\n{CORE}", total=1), (RoiFlag.MISCOUNTED,)),
+        (overlay(SQUARE, SQUARE, total=0), (RoiFlag.MISCOUNTED,)),
+        (
+            overlay("9 4 2 2 2 4 #", "x", total=3),
+            (RoiFlag.CLIPPED, RoiFlag.OPEN, RoiFlag.BROKEN_OUTLINE, RoiFlag.MISCOUNTED),
+        ),
+    ],
+)
+def test_oddities_of_outlines_are_flagged(tmp_path: Path, text: str, flags: tuple[RoiFlag, ...]) -> None:
+    assert finding_of(tmp_path, text).roi_flags == flags
+
+
+@pytest.mark.parametrize(
+    ("chain", "box"),
+    [
+        (SQUARE, Box(4, 3, 4, 4)),
+        (SQUARE.replace("3 4", "-2 4"), Box(4, 0, 4, 2)),
+        (SQUARE.replace("3 4", "10 18"), Box(18, 10, 2, 2)),
+        (SQUARE.replace("3 4", "3 -3"), Box(0, 3, 1, 4)),
+        # All around the film, far beyond each edge.
+        (f"-50 -50 {'2 ' * 200}{'4 ' * 200}{'6 ' * 200}{'0 ' * 200}#", Box(0, 0, ROWS, COLUMNS)),
+    ],
+)
+def test_clipped_outline_keeps_its_pixels_on_the_film(tmp_path: Path, chain: str, box: Box) -> None:
+    region = region_of(finding_of(tmp_path, overlay(chain)), ROWS, COLUMNS)
+    assert region is not None
+    assert (region.box, region.area) == (box, box.height * box.width)
+
+
+def test_open_outline_is_closed_by_a_straight_line(tmp_path: Path) -> None:
+    # Three sides of the square.
+    region = region_of(finding_of(tmp_path, overlay("3 4 2 2 2 4 4 4 6 6 6 #")), ROWS, COLUMNS)
+    assert region is not None
+    assert (region.box, region.area) == (Box(4, 3, 4, 4), 16)
+
+
+def test_broken_outline_leaves_the_others(tmp_path: Path) -> None:
+    region = region_of(finding_of(tmp_path, overlay("0 0 2 9 #", SQUARE, "8 9 1 3 5 7 #")), ROWS, COLUMNS)
+    assert region is not None
+    assert (region.box, region.area) == (Box(4, 3, 7, 8), 16 + 5)
+
+
+@pytest.mark.parametrize("start", ["-9 4", "3 20", "900000 4", "-900000 -900000"])
+def test_outline_wholly_outside_the_film(tmp_path: Path, start: str) -> None:
+    finding = finding_of(tmp_path, overlay(SQUARE.replace("3 4", start)))
+    assert finding.roi_flags == (RoiFlag.CLIPPED,)
+    with pytest.raises(SourceFileError) as raised:
+        region_of(finding, ROWS, COLUMNS)
+    assert raised.value.code is Reason.ROI_OUTSIDE
+
+
+@pytest.mark.parametrize(
+    ("stated", "reasons"), [("2", []), ("0", []), ("1", []), ("many", []), ("3", [Reason.NOT_LOCATED])]
+)
+def test_wrong_number_of_lesions(tmp_path: Path, stated: str, reasons: list[Reason]) -> None:
+    """All that are described are taken. One that is stated and not described could be anywhere: that is said."""
+    text = OVERLAY.replace("TOTAL_ABNORMALITIES 2", f"TOTAL_ABNORMALITIES {stated}")
+    make_case(tmp_path, "A-1003-1", {"LEFT_CC": text})
+    inventory = inventory_of(tmp_path)
+    assert [finding.finding_id[-1] for finding in inventory.findings] == ["1", "2"]
+    assert codes(inventory) == [(reason, "ddsm_A-1003-1_LEFT_CC") for reason in reasons]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.replace("\n", "  \t\n"),
+        lambda text: text.replace("\n", "\n\n"),
+        lambda text: "\n" + text,
+        lambda text: text.replace(" ", "   "),
+        lambda text: text.rstrip("\n"),
+        str.lower,
+    ],
+    ids=["crlf", "trailing-blanks", "blank-lines", "leading-blank-line", "wide-gaps", "no-last-line-end", "lower-case"],
+)
+def test_loose_forms_of_text_files_say_the_same(tmp_path: Path, spoil: Callable[[str], str]) -> None:
+    folder = make_case(tmp_path, "A-1003-1", {"LEFT_CC": OVERLAY})
+    expected = inventory_of(tmp_path)
+    assert (len(expected.findings), expected.rejects) == (2, ())
+    for path in (folder / "A-1003-1.ics", folder / "A_1003_1.LEFT_CC.OVERLAY"):
+        path.write_bytes(spoil(path.read_text()).encode())
+    assert inventory_of(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        ("PATIENT_AGE ", "PATIENT_AGE 42"),
+        ("PATIENT_AGE \n", ""),
+        ("PATIENT_AGE ", "PATIENT_AGE x"),
+        ("SEQUENCE", "SELECTED"),
+        ("SEQUENCE\n", ""),
+        ("\nics_version", "ics_version"),
+        ("\nics_version", "\n \n\nics_version"),
+        ("HOWTEK 43.5 ", "howtek"),
+        ("FILM \n", "FILM \nFILM_TYPE REGULAR\n"),
+    ],
+)
+def test_what_varies_in_ics_files_changes_nothing(tmp_path: Path, edit: tuple[str, str]) -> None:
+    folder = make_case(tmp_path, "A-1003-1")
+    expected = inventory_of(tmp_path)
+    path = folder / "A-1003-1.ics"
+    text = path.read_text()
+    assert text.count(edit[0]) == 1
+    path.write_text(text.replace(*edit))
+    assert inventory_of(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("LINES -20 PIXELS_PER_LINE -12 BITS_PER_PIXEL 12 RESOLUTION 50 NON_OVERLAY", Reason.BAD_TABLE),
+        ("LINES 0 PIXELS_PER_LINE 12 BITS_PER_PIXEL 12 RESOLUTION 50 NON_OVERLAY", Reason.BAD_TABLE),
+        ("LINES 2e1 PIXELS_PER_LINE 12 BITS_PER_PIXEL 12 RESOLUTION 50 NON_OVERLAY", Reason.BAD_TABLE),
+        ("LINES 20 PIXELS_PER_LINE 12 BITS_PER_PIXEL 12 RESOLUTION fine NON_OVERLAY", Reason.BAD_TABLE),
+        ("LINES 20 PIXELS_PER_LINE 12 BITS_PER_PIXEL 12 RESOLUTION nan NON_OVERLAY", None),
+        ("LINES 20 PIXELS_PER_LINE 12 BITS_PER_PIXEL 12 RESOLUTION 0 NON_OVERLAY", None),
+        ("LINES 20 PIXELS_PER_LINE 12 BITS_PER_PIXEL 12", None),
+    ],
+)
+def test_size_of_a_film_in_an_ics(tmp_path: Path, line: str, reason: Reason | None) -> None:
+    path = tmp_path / "A-1003-1.ics"
+    path.write_text(f"DIGITIZER DBA M2100\nLEFT_CC {line}\n")
+    if reason is None:
+        (view,) = read_ics(str(path)).views
+        assert (view.rows, view.columns, view.pixel_um) == (20, 12, None)
+    else:
+        with pytest.raises(SourceFileError, match="Line 2 of the") as raised:
+            read_ics(str(path))
+        assert raised.value.code is reason
 
 
 def test_first_lesion_type_decides(tmp_path: Path) -> None:
@@ -263,12 +451,11 @@ def test_film_of_another_size(tmp_path: Path) -> None:
     (folder / "A_1003_1.LEFT_CC.LJPEG").write_bytes(ljpeg_writer.encode(np.zeros((20, 13), np.uint16), 12))
     # Height and width exchanged: the .ics is right, and the film is read with its size.
     swapped = folder / "A_1003_1.LEFT_MLO.LJPEG"
-    film = np.arange(ROWS * COLUMNS, dtype=np.uint16).reshape(ROWS, COLUMNS)
-    swapped.write_bytes(ljpeg_writer.encode(film.reshape(COLUMNS, ROWS), 12))
+    swapped.write_bytes(ljpeg_writer.encode(PIXELS.reshape(COLUMNS, ROWS), 12))
     inventory = inventory_of(tmp_path)
     assert codes(inventory) == [(Reason.FILM_SIZE, "ddsm_A-1003-1_LEFT_CC")]
     (scan,) = [scan for scan in inventory.scans if scan.path == str(swapped)]
-    np.testing.assert_array_equal(read_film(scan.path, scan.rows, scan.columns).pixels, film)
+    np.testing.assert_array_equal(read_film(scan.path, scan.rows, scan.columns).pixels, PIXELS)
 
 
 @pytest.mark.parametrize("content", [b"", b"no jpeg", LJPEG[:30]])
@@ -289,20 +476,59 @@ def test_broken_ics(tmp_path: Path, text: str) -> None:
     assert [reject.code for reject in inventory.rejects] == [Reason.BAD_TABLE] + [Reason.NOT_IN_TABLES] * 4
 
 
-@pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_gzip_and_lower_case(tmp_path: Path, suffix: str) -> None:
+@pytest.mark.parametrize("suffix", ["", ".gz", ".GZ"])
+def test_gzip_of_every_kind_of_file(tmp_path: Path, suffix: str) -> None:
     folder = make_case(tmp_path, "A-1003-1", {"LEFT_CC": OVERLAY})
+    plain = inventory_of(tmp_path)
     for path in list(folder.iterdir()):
-        if path.suffix == ".LJPEG":
-            path.rename(path.with_suffix(".ljpeg"))
-        else:
-            path.with_name(path.name.lower().replace("left_cc", "LEFT_CC") + suffix).write_bytes(
-                gzip.compress(path.read_bytes())
-            )
-            path.unlink()
+        content = path.read_bytes()
+        path.unlink()
+        path.with_name(path.name + suffix).write_bytes(gzip.compress(content))
     inventory = inventory_of(tmp_path)
-    assert (len(inventory.scans), len(inventory.findings), inventory.rejects) == (4, 2, ())
-    assert inventory.scans[0].patient_id == "A-1003"
+    assert [replace(scan, path="") for scan in inventory.scans] == [replace(scan, path="") for scan in plain.scans]
+    assert (inventory.findings, inventory.rejects) == (plain.findings, ())
+    film = inventory.scans[0]
+    assert film.path.endswith("LJPEG" + suffix)
+    np.testing.assert_array_equal(read_film(film.path, film.rows, film.columns).pixels, PIXELS)
+    assert find_ics_view(film.path) is not None
+
+
+def test_lower_case_names_and_words(tmp_path: Path) -> None:
+    folder = make_case(tmp_path, "A-1003-1", {"LEFT_CC": OVERLAY})
+    plain = inventory_of(tmp_path)
+    for path in list(folder.iterdir()):
+        content = path.read_bytes() if path.suffix == ".LJPEG" else path.read_bytes().lower()
+        path.unlink()
+        path.with_name(path.name.lower()).write_bytes(content)
+    inventory = inventory_of(tmp_path)
+    assert [replace(scan, path="") for scan in inventory.scans] == [replace(scan, path="") for scan in plain.scans]
+    assert (inventory.findings, inventory.rejects) == (plain.findings, ())
+    assert find_ics_view(inventory.scans[0].path) is not None
+
+
+@pytest.mark.parametrize("name", ["A-1003-1.ics", "A_1003_1.LEFT_CC.OVERLAY", "A_1003_1.LEFT_CC.LJPEG"])
+@pytest.mark.parametrize("fault", ["bomb", "cut", "broken"])
+def test_gzip_faults(tmp_path: Path, name: str, fault: str) -> None:
+    folder = make_case(tmp_path, "A-1003-1", {"LEFT_CC": OVERLAY})
+    path = folder / name
+    content = path.read_bytes()
+    packed = gzip.compress(content + b"\0" * 2 * MAX_TEXT_BYTES if fault == "bomb" else content)
+    path.write_bytes({"bomb": packed, "cut": packed[:-9], "broken": packed[:10] + b"\xff" * 20}[fault])
+    tracemalloc.start()
+    try:
+        with pytest.raises(SourceFileError, match="gzip file") as raised:
+            read_film(str(path), ROWS, COLUMNS) if path.suffix == ".LJPEG" else ddsm.read_header(str(path))
+        assert tracemalloc.get_traced_memory()[1] < 1.5 * MAX_TEXT_BYTES
+    finally:
+        tracemalloc.stop()
+    assert raised.value.code is Reason.UNREADABLE_FILE
+
+
+def test_text_without_end(tmp_path: Path) -> None:
+    path = tmp_path / "A-1003-1.ics"
+    path.write_bytes(ics("A-1003-1").encode() + b"\n" * MAX_TEXT_BYTES)
+    with pytest.raises(SourceFileError, match="found a larger one"):
+        read_ics(str(path))
 
 
 def test_copies_of_a_case(tmp_path: Path) -> None:
@@ -363,7 +589,7 @@ def test_ics_beside_a_film(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["C-0029-1.LJPEG", "C_0029_1.LEFT_CC.ics", "C_0029_1.LEFT_XX.LJPEG", "E-0029-1.ics", "C_0029_1.LEFT_CC.LJPEG.gz"],
+    ["C-0029-1.LJPEG", "C_0029_1.LEFT_CC.ics", "C_0029_1.LEFT_XX.LJPEG", "E-0029-1.ics", "C_0029_1.LEFT_CC.LJPEG.Z"],
 )
 def test_other_names(name: str) -> None:
     assert parse_name(name) is None
@@ -378,8 +604,10 @@ def test_real_ics(realdata: Path) -> None:
 
 
 def test_real_overlay(realdata: Path) -> None:
-    (lesion,) = read_overlay(str(realdata / "ddsm" / "D_4000_1.LEFT_CC.OVERLAY")).lesions
+    overlay = read_overlay(str(realdata / "ddsm" / "D_4000_1.LEFT_CC.OVERLAY"))
+    (lesion,) = overlay.lesions
     (outline,) = lesion.outlines
+    assert overlay.stated_lesions == 1
     assert lesion == Lesion(
         number=1,
         lesion_types=("MASS SHAPE LOBULATED MARGINS CIRCUMSCRIBED",),
@@ -388,10 +616,23 @@ def test_real_overlay(realdata: Path) -> None:
         pathology="BENIGN",
         outlines=(outline,),
         broken_outlines=0,
+        stated_outlines=1,
+        found_outlines=1,
     )
-    # The outline's extent is known from the original.
-    x, y, codes_ = outline.split()
-    steps = np.array([(0, -1), (1, -1), (1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1)])
-    points = np.array([int(x), int(y)]) + np.cumsum(steps[[int(code) for code in codes_]], axis=0)
-    assert points.min(axis=0).tolist() == [910, 2092]
-    assert points.max(axis=0).tolist() == [1602, 2876]
+
+
+def test_real_overlay_on_its_film(realdata: Path) -> None:
+    """The ground truth published with the file: columns 910 to 1602, rows 2092 to 2876, 399,633 pixels."""
+    path = str(realdata / "ddsm" / "D_4000_1.LEFT_CC.OVERLAY")
+    view = IcsView(Laterality.LEFT, View.CC, 5296, 2566, 12, 43.5, True, "HOWTEK", "ISMD", 3)
+    headers: dict[str, ddsm.Header] = {
+        "D-4000-1.ics": IcsCase((view,)),
+        "D_4000_1.LEFT_CC.LJPEG": LjpegHeader(5296, 2566, 12, 7, 0, 0),
+        path: ddsm.read_header(path),
+    }
+    inventory = ddsm.assemble(list(headers), headers, ())
+    (finding,) = inventory.findings
+    assert (finding.roi_flags, inventory.rejects) == ((), ())
+    region = region_of(finding, 5296, 2566)
+    assert region is not None
+    assert (region.area, region.box) == (399_633, Box(2092, 910, 2876 - 2092 + 1, 1602 - 910 + 1))

@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
+from mammo_etl.convert import clean_film
 from mammo_etl.density import has_curve, scanner_name, to_cbis_scale
+from mammo_etl.film import Film
+from mammo_etl.settings import CleaningSettings
 
 ALL_LEVELS = np.arange(65536, dtype=np.uint16)
 
@@ -90,3 +93,26 @@ def test_curves_belong_to_a_scanner_at_an_institution() -> None:
     assert not np.array_equal(to_cbis_scale(ALL_LEVELS, "HOWTEK", "MGH"), to_cbis_scale(ALL_LEVELS, "HOWTEK", "ISMD"))
     with pytest.raises(KeyError):
         to_cbis_scale(ALL_LEVELS, "DBA", "ISMD")
+
+
+LEVELS = np.array([[0, 1000, 2000, 4000]], np.uint16)
+
+
+def cleaned(scanner: str, institution: str, **words: str) -> list[int]:
+    film = Film(LEVELS, 12)
+    settings = CleaningSettings.model_validate(words)
+    return [int(level) for level in clean_film(film, 12, scanner, institution, settings)[0]]
+
+
+def test_curves_are_the_default_and_can_be_left_out() -> None:
+    raw = [0, 62, 125, 249]  # 4095 is 255.
+    assert cleaned("HOWTEK", "ISMD", density_scale="raw") == pytest.approx(raw, abs=1)
+    assert cleaned("LUMISYS", "WFU", density_scale="raw") == cleaned("HOWTEK", "ISMD", density_scale="raw")
+    # OD of GL 2000 by the formulas, and its share of 3.0 ... 0.05.
+    for scanner, institution, density in (("HOWTEK", "ISMD", 1.98493), ("HOWTEK", "MGH", 1.89764), ("LUMISYS", "WFU", 2.07829)):  # fmt: skip
+        assert cleaned(scanner, institution)[2] == pytest.approx(255 * (3 - density) / 2.95, abs=1)
+        assert cleaned(scanner, institution)[0] == 0
+
+
+def test_films_without_a_curve_are_taken_raw() -> None:
+    assert cleaned("HOWTEK", "WFU") == cleaned("", "") == cleaned("HOWTEK", "ISMD", density_scale="raw")

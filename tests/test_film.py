@@ -1,5 +1,7 @@
 """Films of every format, told apart by content, and what is refused."""
 
+import gzip
+import tracemalloc
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -71,6 +73,7 @@ def refusal(path: Path, content: bytes, rows: int | None = None, columns: int | 
         (ljpeg_writer.encode(PIXELS, 16), PIXELS, 16),
         (ljpeg_writer.encode(PIXELS >> 4, 12), PIXELS >> 4, 12),
         (ljpeg_writer.encode(BYTES, 8), BYTES, 8),
+        (gzip.compress(ljpeg_writer.encode(PIXELS >> 4, 12)), PIXELS >> 4, 12),
         (png(PIXELS), PIXELS, 16),
         (png(BYTES), BYTES, 8),
         (png(PIXELS, ".tif"), PIXELS, 16),
@@ -88,6 +91,7 @@ def refusal(path: Path, content: bytes, rows: int | None = None, columns: int | 
         "ljpeg16",
         "ljpeg12",
         "ljpeg8",
+        "ljpeg12-gzip",
         "png16",
         "png8",
         "tiff",
@@ -178,8 +182,15 @@ COLOUR = np.dstack([BYTES, BYTES, BYTES[::-1]])
         b"%PDF-1.4",
         b"x",
         b"PK\x03\x04" + b"\0" * 100,
+        gzip.compress(png(PIXELS)),
+        gzip.compress(b""),
+        gzip.compress(png(BYTES, ".jpg")),
+        gzip.compress(gzip.compress(ljpeg_writer.encode(PIXELS, 16))),
     ],
-    ids=["png", "tiff", "colour-jpeg", "grey-jpeg", "ljpeg", "float-tiff", "ppm", "pdf", "letter", "zip"],
+    ids=[
+        *("png", "tiff", "colour-jpeg", "grey-jpeg", "ljpeg", "float-tiff", "ppm", "pdf", "letter", "zip"),
+        *("png-gzip", "nothing-gzip", "jpeg-gzip", "twice-gzip"),
+    ],
 )
 def test_unsupported(tmp_path: Path, content: bytes) -> None:
     assert refusal(tmp_path / "film", content) is Reason.UNSUPPORTED_FORMAT
@@ -201,6 +212,39 @@ def test_unsupported(tmp_path: Path, content: bytes) -> None:
 )
 def test_broken(tmp_path: Path, content: bytes) -> None:
     assert refusal(tmp_path / "film", content) is Reason.UNREADABLE_FILE
+
+
+def test_gzip_in_several_members(tmp_path: Path) -> None:
+    content = ljpeg_writer.encode(PIXELS, 16)
+    parts = [content[:100], content[100:500], content[500:]]
+    pixels, _ = read(tmp_path / "film", b"".join(map(gzip.compress, parts)) + b"\0" * 512)
+    np.testing.assert_array_equal(pixels, PIXELS)
+
+
+def test_gzip_is_cut_off_where_its_film_must_end(tmp_path: Path) -> None:
+    content = ljpeg_writer.encode(PIXELS, 16)
+    # What little stands behind a film is passed over, as in files that are not gzipped.
+    np.testing.assert_array_equal(read(tmp_path / "film", gzip.compress(content + b"\0" * 512))[0], PIXELS)
+    bomb = gzip.compress(content + b"\0" * 50_000_000)
+    assert len(bomb) < 60_000
+    tracemalloc.start()
+    try:
+        assert refusal(tmp_path / "film", bomb) is Reason.UNREADABLE_FILE
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_header_of_a_gzipped_film_comes_from_its_first_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "film"
+    noise = np.random.default_rng(0).integers(0, 65536, (300, 400), dtype=np.uint16)
+    packed = gzip.compress(ljpeg_writer.encode(noise, 16))
+    assert len(packed) > 200_000
+    # The rest may be broken: it is not looked at.
+    path.write_bytes(packed[:70_000] + b"\xff" * 1000)
+    header = read_ljpeg_header(str(path))
+    assert (header.rows, header.columns, header.precision) == (300, 400, 16)
+    assert refusal(path, packed[:-20_000]) is Reason.UNREADABLE_FILE
 
 
 def test_absent(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""DDSM: case folders of `.ics`, `.LJPEG` and `.OVERLAY` files, anywhere below the root.
+"""DDSM: case folders of `.ics`, `.LJPEG` and `.OVERLAY` files, anywhere below the root, each gzipped or not.
 
 Files belong together by the case and film that their names state (`C-0029-1.ics`, `C_0029_1.LEFT_CC.LJPEG`).
 """
@@ -13,7 +13,8 @@ from mammo_etl.film import read_ljpeg_header
 from mammo_etl.ics import FileName, IcsCase, IcsView, parse_name, read_ics
 from mammo_etl.ljpeg import LjpegHeader
 from mammo_etl.overlay import Lesion, Overlay, read_overlay
-from mammo_etl.records import Abnormality, Finding, Pathology, Reason, Rejection, RoiKind, Scan, label_of
+from mammo_etl.records import Abnormality, Finding, Pathology, Reason, Rejection, RoiFlag, RoiKind, Scan, label_of
+from mammo_etl.roi import chain_points
 from mammo_etl.sources import Inventory
 
 Header = IcsCase | LjpegHeader | Overlay
@@ -168,6 +169,9 @@ def _lesions(film: FileName, view: IcsView, scan: Scan, known: _Files) -> Iterat
         return
     url, overlay = known.read[name]
     assert isinstance(overlay, Overlay)
+    if overlay.stated_lesions is not None and overlay.stated_lesions > len(overlay.lesions):
+        message = f"The .OVERLAY file states {overlay.stated_lesions} lesions and describes {len(overlay.lesions)}."
+        yield _reject(code=Reason.NOT_LOCATED, message=message, path=url, image_id=scan.image_id)
     for lesion in overlay.lesions:
         finding_id = f"{scan.image_id}_{lesion.number}"
         reject = partial(_reject, path=url, image_id=scan.image_id, finding_id=finding_id)
@@ -183,10 +187,6 @@ def _lesions(film: FileName, view: IcsView, scan: Scan, known: _Files) -> Iterat
         if not lesion.outlines:
             message = f"The lesion has no outline that can be followed ({lesion.broken_outlines} are broken)."
             yield reject(code=Reason.NOT_LOCATED, message=message)
-        elif lesion.broken_outlines:
-            total = lesion.broken_outlines + len(lesion.outlines)
-            message = f"{lesion.broken_outlines} of the lesion's {total} outlines are broken; the others were taken."
-            yield reject(code=Reason.BAD_TABLE_ROW, message=message)
         yield _finding(lesion, _ABNORMALITIES[kind], scan, finding_id)
 
 
@@ -203,7 +203,23 @@ def _finding(lesion: Lesion, abnormality: Abnormality, scan: Scan, finding_id: s
         label=label_of(abnormality, pathology),
         roi_kind=RoiKind.OUTLINE if lesion.outlines else RoiKind.NONE,
         roi_outlines=lesion.outlines,
+        roi_flags=tuple(_flags(lesion, scan)),
         assessment=lesion.assessment,
         subtlety=lesion.subtlety,
         descriptors="; ".join(lesion.lesion_types),
     )
+
+
+def _flags(lesion: Lesion, scan: Scan) -> Iterator[RoiFlag]:
+    """What is odd about the outlines that are used."""
+    chains = [chain_points(chain) for chain in lesion.outlines]
+    if not chains:
+        return
+    if any(((points < 0) | (points >= (scan.columns, scan.rows))).any() for points in chains):
+        yield RoiFlag.CLIPPED
+    if any((points[0] != points[-1]).any() for points in chains):
+        yield RoiFlag.OPEN
+    if lesion.broken_outlines:
+        yield RoiFlag.BROKEN_OUTLINE
+    if lesion.stated_outlines is not None and lesion.stated_outlines != lesion.found_outlines:
+        yield RoiFlag.MISCOUNTED
