@@ -1,8 +1,11 @@
 """Phantom films: real files of both sources, the truth beside them, the same bytes every time."""
 
 import hashlib
+import json
 import re
+import sys
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -13,11 +16,14 @@ import pytest
 from numpy.typing import NDArray
 from pydicom.uid import ImplicitVRLittleEndian, SecondaryCaptureImageStorage
 
+from flows.cli import main
 from mammo_etl.inventory import assemble, list_sources, read_headers
 from mammo_etl.ljpeg import decode
 from mammo_etl.phantom.ddsm import grey_levels
 from mammo_etl.phantom.film import make_film
+from mammo_etl.phantom.ljpeg_writer import encode
 from mammo_etl.phantom.plan import CbisPatient, DdsmPatient, FilmPlan, Lesion, Scanner, plan_patient
+from mammo_etl.phantom.source_faults import Fault, deal, parse_faults
 from mammo_etl.phantom.write import PhantomSummary, write_phantoms
 from mammo_etl.records import Abnormality, Laterality, View
 from mammo_etl.settings import SourceSettings
@@ -134,6 +140,86 @@ def test_refuses_to_mix_two_sets(phantoms: Phantoms) -> None:
     with pytest.raises(FileExistsError, match="empty folder"):
         write_phantoms(phantoms[0], 2, 11, **SIZE)
     assert digests(phantoms[0]) == before
+
+
+def test_refuses_to_mix_other_faults(tmp_path: Path) -> None:
+    write_phantoms(tmp_path, 1, 11, **SIZE, faults=[Fault.GZIP, Fault.SWAPPED])
+    before = digests(tmp_path)
+    assert (tmp_path / "truth" / "phantom.json").read_text().count("swapped") == 1
+    for faults in ([], [Fault.SWAPPED], list(Fault)):
+        with pytest.raises(FileExistsError, match="empty folder"):
+            write_phantoms(tmp_path, 1, 11, **SIZE, faults=faults)
+    write_phantoms(tmp_path, 1, 11, **SIZE, faults=[Fault.SWAPPED, Fault.GZIP])
+    assert digests(tmp_path) == before
+
+
+def test_phantoms_without_faults_know_of_none(phantoms: Phantoms) -> None:
+    assert not (phantoms[0] / "truth" / "source_faults.csv").exists()
+    assert json.loads((phantoms[0] / "truth" / "phantom.json").read_text()) == {"seed": 11, "patients": 16, **SIZE}
+
+
+def test_all_faults_at_once(tmp_path: Path) -> None:
+    small = {"height": 320, "width": 200}
+    write_phantoms(tmp_path / "a", 16, 11, **small, faults=list(Fault))
+    carriers = pd.read_csv(tmp_path / "a" / "truth" / "source_faults.csv", keep_default_na=False)
+    assert set(carriers["fault"]) == set(Fault)
+    of_findings = carriers[carriers["finding_id"] != ""]
+    assert of_findings["finding_id"].is_unique
+    films = pd.read_csv(tmp_path / "a" / "truth" / "films.csv")
+    assert set(carriers["image_id"]) <= {"", *films["image_id"]}
+    # Later patients and other workers leave the earlier ones as they are; only the extras are of the whole source.
+    write_phantoms(tmp_path / "b", 3, 11, **small, workers=2, faults=list(Fault))
+    many, few = digests(tmp_path / "a"), digests(tmp_path / "b")
+    own = {name for name in few if not name.endswith((".csv", "phantom.json"))}
+    assert own
+    assert {name: many[name] for name in own} == {name: few[name] for name in own}
+    for kind in ("cbis-ddsm", "ddsm"):
+        (source,) = list_sources([SourceSettings(kind=kind, path=str(tmp_path / "a" / kind))])
+        inventory = assemble(source, dict(read_headers(kind, source.with_headers)))
+        assert inventory.scans
+        assert inventory.findings
+
+
+def test_faults_by_name() -> None:
+    assert parse_faults([]) == frozenset()
+    assert parse_faults(["gzip", "flat", "gzip"]) == {Fault.GZIP, Fault.FLAT}
+    assert parse_faults(["gzip", "all"]) == set(Fault)
+    with pytest.raises(ValueError, match=r"unknown fault 'GZIP': expected all, or some of swapped, .*gzip"):
+        parse_faults(["GZIP"])
+
+
+def test_faults_are_dealt_in_turn() -> None:
+    kinds, wanted = [Fault.FLAT, Fault.GZIP, Fault.TWIN], {Fault.TWIN, Fault.FLAT}
+    assert list(islice(deal(kinds, wanted, 0), 3)) == [Fault.FLAT, Fault.TWIN, Fault.FLAT]
+    assert list(islice(deal(kinds, wanted, 4, one_whole=True), 3)) == [Fault.TWIN, None, Fault.FLAT]
+    assert list(islice(deal(kinds, [], 5), 2)) == [None, None]
+
+
+@pytest.mark.parametrize("arguments", [["--fault", "swapped", "--fault", "gzip"], ["--fault", "nonsense"]])
+def test_the_command_takes_faults(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    size = ["--patients", "2", "--height", "320", "--width", "200", "--workers", "1"]
+    monkeypatch.setattr(sys, "argv", ["mammo", "phantom", str(out), *size, *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    if "nonsense" in arguments:
+        assert stopped.value.code == 2
+        assert "blank-header" in capsys.readouterr().err
+        assert not out.exists()
+    else:
+        assert not stopped.value.code
+        assert set(pd.read_csv(out / "truth" / "source_faults.csv")["fault"]) == {"swapped", "gzip"}
+
+
+def test_restart_markers_change_no_pixel() -> None:
+    pixels = np.random.default_rng(1).integers(0, 4096, (50, 31), dtype=np.uint16)
+    coded = encode(pixels, 12, rows_per_restart=16)
+    assert [coded.count(bytes((0xFF, marker))) for marker in (0xDD, 0xD0, 0xD1, 0xD2, 0xD3)] == [1, 1, 1, 1, 0]
+    np.testing.assert_array_equal(decode(coded), pixels)
+    with pytest.raises(ValueError, match="between restart markers"):
+        encode(pixels, 12, rows_per_restart=3000)
 
 
 def test_dicom_files_are_as_cbis_ddsm_writes_them(by_series: dict[str, list[pydicom.Dataset]]) -> None:

@@ -6,20 +6,21 @@ a series, and the tables name one for the other; a newline stands inside a quote
 
 import csv
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from pydicom import dcmwrite
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ImplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
+from mammo_etl.phantom.cbis_dicom import dicom_bytes
+from mammo_etl.phantom.cbis_extras import WrittenImage
+from mammo_etl.phantom.cbis_roi import ROI_FAULTS, RoiFiles, roi_files
+from mammo_etl.phantom.cbis_series import CROP, FULL, LAYOUT_FAULTS, MASK, CbisFolder, Series, new_nbia, old_nbia
 from mammo_etl.phantom.film import Film, PlacedLesion
-from mammo_etl.phantom.plan import CbisPatient, Lesion
-from mammo_etl.phantom.truth import Truth, image_id_of, write_film_truth
-from mammo_etl.records import Abnormality, Box
+from mammo_etl.phantom.plan import CbisPatient, FilmPlan, Lesion
+from mammo_etl.phantom.source_faults import Fault, deal
+from mammo_etl.phantom.truth import FaultTruth, Truth, image_id_of, write_film_truth
+from mammo_etl.records import Abnormality
 from mammo_etl.workspace import write_bytes
 
 SOURCE = "cbis-ddsm"
@@ -35,12 +36,6 @@ _DESCRIBED = {
     Abnormality.MASS: ("breast_density", ("mass shape", "mass margins")),
     Abnormality.CALCIFICATION: ("breast density", ("calc type", "calc distribution")),
 }
-_FULL, _MASK, _CROP = "full mammogram images", "ROI mask images", "cropped images"
-
-# Of the findings whose files were looked into, all calcifications and 28% of the masses had crop and mask exchanged in the table.
-_SWAPPED = {Abnormality.MASS: 0.28, Abnormality.CALCIFICATION: 0.9}
-# In 7% of the rows of the mass tables crop and mask have a series each; in those of the calcifications next to none.
-_APART = {Abnormality.MASS: 0.07, Abnormality.CALCIFICATION: 0.0}
 
 
 @dataclass(frozen=True)
@@ -54,73 +49,151 @@ class TableRow:
 
 
 @dataclass(frozen=True)
-class _Series:
-    """Where a series lies: on the disk, and in the tables."""
+class CbisWritten:
+    """What a patient adds to tables and truth, and the files."""
 
-    folder: Path
-    study_uid: str
-    series_uid: str
-    patient_folder: str
-    old_layout: bool
-
-    def file(self, number: int) -> Path:
-        """File of an image of the series, numbered from 0."""
-        return self.folder / (f"{number:06d}.dcm" if self.old_layout else f"1-{number + 1}.dcm")
-
-    def table_path(self, number: int) -> str:
-        """The same as the tables write it, whatever the folders are called."""
-        return f"{self.patient_folder}/{self.study_uid}/{self.series_uid}/{number:06d}.dcm"
+    table_rows: tuple[TableRow, ...]
+    truths: tuple[Truth, ...]
+    images: tuple[WrittenImage, ...]
 
 
-def write_cbis_film(
+def _cut(content: bytes) -> bytes:
+    return content[: len(content) * 3 // 4]
+
+
+def _drop(_content: bytes) -> None:
+    return None
+
+
+FILM_FAULTS: dict[Fault, Callable[[bytes], bytes | None]] = {Fault.MISSING_FILM: _drop, Fault.TRUNCATED_FILM: _cut}
+"""One for each film's finished file, but for one film in each round; None where no file is left."""
+
+ROW_FAULTS: dict[Fault, Mapping[str, str]] = {
+    Fault.BLANK_CELLS: {
+        "breast density": "0",
+        "breast_density": "0",
+        **dict.fromkeys((column for _, columns in _DESCRIBED.values() for column in columns), ""),
+        "subtlety": "0",
+    }
+}
+"""One for all of a patient's rows: other values, by column."""
+
+TABLE_FAULTS: dict[Fault, Callable[[str], str]] = {Fault.CRLF_TABLES: lambda text: text.replace("\n", "\r\n")}
+"""Each for all tables."""
+
+
+@dataclass(frozen=True)
+class _Dealer:
+    """How a patient's files are written: where to, and with which faults."""
+
+    place: CbisFolder
+    rng: np.random.Generator
+    layout_fault: Fault | None
+    row_fault: Fault | None
+    film_faults: Iterator[Fault | None]
+    roi_faults: Iterator[Fault | None]
+
+
+def write_cbis_patient(
     root: Path,
     truth_folder: Path,
     patient: CbisPatient,
-    film: Film,
+    films: Iterable[Film],
     *,
-    old_layout: bool,
+    number: int,
     rng: np.random.Generator,
     seed: int,
-) -> tuple[list[TableRow], list[Truth]]:
-    """Write a film below the source's folder `root`, once for each kind of lesion it shows, and its truth.
+    faults: Collection[Fault],
+) -> CbisWritten:
+    """Write a patient's films below the source's folder `root`, each once for each kind of lesion it shows, and their truth.
 
-    `old_layout` chooses between the two folder layouts that NBIA's downloaders have made.
+    `number` counts the patients of the source from 0; it chooses between the two folder layouts that NBIA's downloaders have made, and
+    deals out the faults.
     """
-    rows, truths = [], []
-    for kind, part in patient.parts.items():
-        lesions = [placed for placed in film.lesions if placed.lesion.abnormality is kind]
-        if not lesions:
-            continue
-        name = f"{_PREFIX[kind]}-{part}_{patient.patient_id}_{film.plan.laterality.value}_{film.plan.view.value}"
-        series = _series(root, name, _FULL, seed, old_layout)
-        _write_image(series, 0, film, film.pixels, _FULL)
-        for placed in lesions:
-            crop, mask = _write_finding(root, name, film, placed, old_layout, rng, seed)
-            paths = (series.table_path(0), crop, mask)
-            rows.append(TableRow(_TABLES[kind, part], _values(patient, film, placed.lesion, paths)))
-        truths.append(
-            write_film_truth(
-                truth_folder,
-                film,
-                lesions,
-                image_id=image_id_of(SOURCE, patient.patient_id, film, kind),
-                patient_id=patient.patient_id,
-                density=patient.density,
-                normal=False,
-                scanner="",
-            )
-        )
-    return rows, truths
+    layout_fault = next(deal(LAYOUT_FAULTS, faults, number))
+    layout = LAYOUT_FAULTS[layout_fault] if layout_fault else old_nbia if number % 2 == 0 else new_nbia
+    dealer = _Dealer(
+        place=CbisFolder(root, layout, ".DCM" if Fault.UPPER_CASE in faults else ".dcm", seed),
+        rng=rng,
+        layout_fault=layout_fault,
+        row_fault=next(deal(ROW_FAULTS, faults, number)),
+        # Most patients have two films, of one finding each.
+        film_faults=deal(FILM_FAULTS, faults, 2 * number, one_whole=True),
+        roi_faults=deal(ROI_FAULTS, faults, 3 * number, one_whole=True),
+    )
+    parts = [
+        _write_film(dealer, truth_folder, patient, film, kind, lesions)
+        for film in films
+        for kind in patient.parts
+        if (lesions := [placed for placed in film.lesions if placed.lesion.abnormality is kind])
+    ]
+    return CbisWritten(
+        tuple(row for part in parts for row in part.table_rows),
+        tuple(truth for part in parts for truth in part.truths),
+        tuple(image for part in parts for image in part.images),
+    )
 
 
-def write_cbis_tables(root: Path, rows: Sequence[TableRow]) -> None:
+def _write_film(
+    dealer: _Dealer,
+    truth_folder: Path,
+    patient: CbisPatient,
+    film: Film,
+    kind: Abnormality,
+    lesions: Sequence[PlacedLesion],
+) -> CbisWritten:
+    """Write the image of a film that is listed with one kind of lesion."""
+    part = patient.parts[kind]
+    name = f"{_PREFIX[kind]}-{part}_{patient.patient_id}_{film.plan.laterality.value}_{film.plan.view.value}"
+    image_id = image_id_of(SOURCE, patient.patient_id, film, kind)
+    series = dealer.place.series(name, FULL)
+    fault = next(dealer.film_faults)
+    content: bytes | None = dicom_bytes(series, 0, film.plan, film.pixels, {})
+    if fault is not None and content is not None:
+        content = FILM_FAULTS[fault](content)
+    images = [] if content is None else [_write(series, 0, content)]
+    injected = [
+        FaultTruth(each, patient.patient_id, image_id, "")
+        for each in (patient.fault, dealer.layout_fault, dealer.row_fault, fault)
+        if each is not None
+    ]
+    rows = []
+    for placed in lesions:
+        files, roi_fault = roi_files(film, placed, dealer.rng), next(dealer.roi_faults)
+        if roi_fault is not None:
+            files = ROI_FAULTS[roi_fault](files)
+            finding_id = f"{image_id}_{placed.lesion.number}"
+            injected.append(FaultTruth(roi_fault, patient.patient_id, image_id, finding_id))
+        crop, mask, written = _write_roi(dealer.place, f"{name}_{placed.lesion.number}", film.plan, kind, files)
+        images += written
+        values = _values(patient, film.plan, placed.lesion, (series.table_path(0), crop, mask))
+        if dealer.row_fault is not None:
+            values |= {key: value for key, value in ROW_FAULTS[dealer.row_fault].items() if key in values}
+        rows.append(TableRow(_TABLES[kind, part], tuple(values.values())))
+    truth = write_film_truth(
+        truth_folder,
+        film,
+        lesions,
+        image_id=image_id,
+        patient_id=patient.patient_id,
+        density=patient.density,
+        normal=False,
+        scanner="",
+    )
+    return CbisWritten(tuple(rows), (replace(truth, faults=tuple(injected)),), tuple(images))
+
+
+def write_cbis_tables(root: Path, rows: Sequence[TableRow], faults: Collection[Fault]) -> None:
     """Write all four tables, those without rows too."""
     for (kind, _), table in _TABLES.items():
         text = io.StringIO(newline="")
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(_header(kind))
         writer.writerows(row.values for row in rows if row.table == table)
-        write_bytes(root / table, text.getvalue().encode())
+        content = text.getvalue()
+        for fault, spoil in TABLE_FAULTS.items():
+            content = spoil(content) if fault in faults else content
+        write_bytes(root / table, content.encode())
 
 
 def _header(kind: Abnormality) -> tuple[str, ...]:
@@ -130,18 +203,19 @@ def _header(kind: Abnormality) -> tuple[str, ...]:
     return (*before, *described, *after, "ROI mask file path")
 
 
-def _values(patient: CbisPatient, film: Film, lesion: Lesion, paths: tuple[str, str, str]) -> tuple[str, ...]:
+def _values(patient: CbisPatient, film: FilmPlan, lesion: Lesion, paths: tuple[str, str, str]) -> dict[str, str]:
+    """A row by column, in the order of the header."""
     image, crop, mask = paths
     # The tables break the line inside the quotes: after the ROI path for masses, after the crop's for calcifications.
     if lesion.abnormality is Abnormality.MASS:
         mask += "\n"
     else:
         crop += "\n"
-    return (
+    values = (
         patient.patient_id,
         str(patient.density),
-        film.plan.laterality.value,
-        film.plan.view.value,
+        film.laterality.value,
+        film.view.value,
         str(lesion.number),
         lesion.abnormality.value,
         lesion.shape,
@@ -153,114 +227,32 @@ def _values(patient: CbisPatient, film: Film, lesion: Lesion, paths: tuple[str, 
         crop,
         mask,
     )
+    return dict(zip(_header(lesion.abnormality), values, strict=True))
 
 
-def _write_finding(
-    root: Path,
-    name: str,
-    film: Film,
-    placed: PlacedLesion,
-    old_layout: bool,
-    rng: np.random.Generator,
-    seed: int,
-) -> tuple[str, str]:
-    """Write crop and ROI mask; returns what the table says their paths are."""
-    kind = placed.lesion.abnormality
-    folder = f"{name}_{placed.lesion.number}"
-    rows, columns = film.pixels.shape
-    crop = _crop(film.pixels, placed.roi.box)
-    mask = placed.roi.on_film(rows, columns)
-    apart, swapped = rng.random() < _APART[kind], rng.random() < _SWAPPED[kind]
-    if apart:
-        crop_series = _series(root, folder, _CROP, seed, old_layout)
-        mask_series = _series(root, folder, _MASK, seed, old_layout)
-        _write_image(crop_series, 0, film, crop, _CROP)
-        _write_image(mask_series, 0, film, mask, _MASK)
-        paths = (crop_series.table_path(0), mask_series.table_path(0))
-        return paths[::-1] if swapped else paths
-    described = _MASK if rng.random() < 0.5 else _CROP
-    series = _series(root, folder, described, seed, old_layout)
-    # Mass tables call file 0 the crop, calcification tables file 1; what the files hold is another matter.
-    listed_crop = 0 if kind is Abnormality.MASS else 1
-    crop_number = 1 - listed_crop if swapped else listed_crop
-    _write_image(series, crop_number, film, crop, described)
-    _write_image(series, 1 - crop_number, film, mask, described)
-    return series.table_path(listed_crop), series.table_path(1 - listed_crop)
-
-
-def _crop(pixels: NDArray[np.uint16], box: Box) -> NDArray[np.uint16]:
-    """The ROI's box, grown by a tenth of its longer side on each side as far as the film goes."""
-    margin = max(2, max(box.height, box.width) // 10)
-    return pixels[max(0, box.y - margin) : box.bottom + margin, max(0, box.x - margin) : box.right + margin]
-
-
-def _series(root: Path, patient_folder: str, described: str, seed: int, old_layout: bool) -> _Series:
-    def uid(*names: str) -> str:
-        return generate_uid(entropy_srcs=[str(seed), patient_folder, *names])
-
-    study, series = uid("study"), uid("series", described)
-    # NBIA ends its folder names with the last five figures of a UID.
-    if old_layout:
-        folders = (f"10-04-2016-DDSM-{study[-5:]}", f"1-{described}-{series[-5:]}")
+def _write_roi(
+    place: CbisFolder, folder: str, film: FilmPlan, kind: Abnormality, files: RoiFiles
+) -> tuple[str, str, list[WrittenImage]]:
+    """Write crop and ROI mask; returns what the table says their paths are, and the files."""
+    if files.apart:
+        crop, mask = (place.series(folder, CROP), 0), (place.series(folder, MASK), 0)
+        listed = (crop[0].table_path(0), mask[0].table_path(0))
+        listed = listed[::-1] if files.swapped else listed
     else:
-        folders = (f"07-20-2016-DDSM-{study[-5:]}", f"1.000000-{described}-{series[-5:]}")
-    return _Series(
-        root / "CBIS-DDSM" / patient_folder / folders[0] / folders[1],
-        study,
-        series,
-        patient_folder,
-        old_layout,
-    )
+        series = place.series(folder, files.description)
+        # Mass tables call file 0 the crop, calcification tables file 1; what the files hold is another matter.
+        first = 0 if kind is Abnormality.MASS else 1
+        listed = (series.table_path(first), series.table_path(1 - first))
+        crop_number = 1 - first if files.swapped else first
+        crop, mask = (series, crop_number), (series, 1 - crop_number)
+    written = []
+    if files.crop is not None:
+        written.append(_write(*crop, dicom_bytes(*crop, film, files.crop, {})))
+    if files.mask is not None:
+        written.append(_write(*mask, dicom_bytes(*mask, film, files.mask, files.mask_header)))
+    return *listed, written
 
 
-def _write_image(
-    series: _Series,
-    number: int,
-    film: Film,
-    pixels: NDArray[np.uint16] | NDArray[np.uint8],
-    described: str,
-) -> None:
-    """Write one DICOM file: 16-bit pixels for full images and crops, 8-bit for masks."""
-    bits = pixels.dtype.itemsize * 8
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
-    meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[series.series_uid, str(number)])
-    meta.TransferSyntaxUID = ImplicitVRLittleEndian
-    dataset = Dataset()
-    dataset.file_meta = meta
-    dataset.SpecificCharacterSet = "ISO_IR 100"
-    dataset.SOPClassUID = meta.MediaStorageSOPClassUID
-    dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
-    dataset.StudyDate = "20160720"
-    dataset.StudyTime = "130000"
-    dataset.AccessionNumber = ""
-    dataset.Modality = "MG"
-    dataset.ConversionType = "WSD"
-    dataset.ReferringPhysicianName = ""
-    dataset.SeriesDescription = described
-    dataset.PatientName = series.patient_folder
-    dataset.PatientID = series.patient_folder
-    dataset.PatientBirthDate = ""
-    dataset.PatientSex = ""
-    dataset.BodyPartExamined = "BREAST"
-    dataset.StudyInstanceUID = series.study_uid
-    dataset.SeriesInstanceUID = series.series_uid
-    dataset.StudyID = "DDSM"
-    dataset.SeriesNumber = "1"
-    dataset.InstanceNumber = str(number + 1)
-    # CBIS-DDSM gives the view here instead of an orientation.
-    dataset.PatientOrientation = film.plan.view.value
-    dataset.Laterality = film.plan.laterality.value[0]
-    dataset.SamplesPerPixel = 1
-    dataset.PhotometricInterpretation = "MONOCHROME2"
-    dataset.Rows, dataset.Columns = pixels.shape
-    dataset.BitsAllocated = dataset.BitsStored = bits
-    dataset.HighBit = bits - 1
-    dataset.PixelRepresentation = 0
-    content = pixels.astype(pixels.dtype.newbyteorder("<"), copy=False).tobytes()
-    # DICOM values have an even length (PS3.5, section 7.1).
-    dataset.PixelData = content + b"\0" * (len(content) % 2)
-    dataset["PixelData"].VR = "OW"
-    file = io.BytesIO()
-    dcmwrite(file, dataset, enforce_file_format=True)
-    write_bytes(series.file(number), file.getvalue())
+def _write(series: Series, number: int, content: bytes) -> WrittenImage:
+    write_bytes(series.file(number), content)
+    return WrittenImage(series.file(number), series)

@@ -1,50 +1,106 @@
 """Phantom films as DDSM publishes its own: a folder per case with `.ics`, `.LJPEG` and `.OVERLAY` files."""
 
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mammo_etl.phantom.film import Film, PlacedLesion, Region
+from mammo_etl.phantom.ddsm_files import FILE_FAULTS
+from mammo_etl.phantom.ddsm_outlines import OUTLINE_FAULTS, Outlines, outlines_of
+from mammo_etl.phantom.film import Film, PlacedLesion
 from mammo_etl.phantom.ljpeg_writer import encode
-from mammo_etl.phantom.plan import DdsmPatient, Scanner
-from mammo_etl.phantom.truth import Truth, image_id_of, write_film_truth
+from mammo_etl.phantom.plan import DdsmPatient, Lesion, Scanner
+from mammo_etl.phantom.source_faults import Fault, deal
+from mammo_etl.phantom.truth import FaultTruth, Truth, image_id_of, write_film_truth
 from mammo_etl.records import Abnormality
 from mammo_etl.workspace import write_bytes
 
 SOURCE = "ddsm"
 
-# Freeman codes of DDSM, 0 = north, clockwise, as (row step, column step).
-_CODES = {
-    step: code for code, step in enumerate([(-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1)])
-}
+
+def write_ddsm_patient(
+    root: Path,
+    truth_folder: Path,
+    patient: DdsmPatient,
+    films: Iterable[Film],
+    *,
+    number: int,
+    rng: np.random.Generator,
+    faults: Collection[Fault],
+) -> tuple[Truth, ...]:
+    """Write a case below the source's folder `root`, and the truth of its films.
+
+    `number` counts the cases from 0 and deals out the faults.
+    """
+    file_fault = next(deal(FILE_FAULTS, faults, number))
+    # One case of four has lesions, in two films.
+    outline_faults = deal(OUTLINE_FAULTS, faults, number // 4 * 2)
+    truths: list[Truth] = []
+    sizes: list[tuple[int, int]] = []
+    for film in films:
+        rows, columns = film.pixels.shape
+        sizes.append((rows, columns))
+        truths.append(_write_film(root, truth_folder, patient, film, rng, file_fault, outline_faults))
+    ics = _ics(patient, sizes, rng)
+    _write(root / patient.folder / f"{patient.case}.ics", ics.encode(), file_fault)
+    return tuple(truths)
 
 
-def write_ddsm_film(
-    root: Path, truth_folder: Path, patient: DdsmPatient, film: Film, rng: np.random.Generator
+def _write_film(
+    root: Path,
+    truth_folder: Path,
+    patient: DdsmPatient,
+    film: Film,
+    rng: np.random.Generator,
+    file_fault: Fault | None,
+    outline_faults: Iterator[Fault | None],
 ) -> Truth:
-    """Write a film, and the outlines of its lesions if it has any, below the source's folder `root`; and its truth."""
+    """Write a film, and the outlines of its lesions if it has any, and its truth."""
     stem = f"{patient.case.replace('-', '_')}.{film.plan.laterality.value}_{film.plan.view.value}"
     folder = root / patient.folder
+    image_id = image_id_of(SOURCE, patient.case, film)
+    injected = [
+        FaultTruth(fault, patient.patient_id, image_id, "")
+        for fault in (patient.fault, file_fault)
+        if fault is not None
+    ]
     levels = grey_levels(film.pixels, patient.scanner, rng)
-    write_bytes(folder / f"{stem}.LJPEG", encode(levels, patient.scanner.bits))
-    if film.lesions:
-        write_bytes(folder / f"{stem}.OVERLAY", _overlay(film.lesions).encode())
-    return write_film_truth(
+    if patient.fault in LEVEL_FAULTS:
+        levels = LEVEL_FAULTS[patient.fault](levels)
+    _write(folder / f"{stem}.LJPEG", encode(levels, patient.scanner.bits), file_fault)
+    outlined = []
+    for placed in film.lesions:
+        outlines, fault = outlines_of(placed), next(outline_faults)
+        if fault is not None:
+            outlines = OUTLINE_FAULTS[fault](outlines, *film.pixels.shape)
+            finding_id = f"{image_id}_{placed.lesion.number}"
+            injected.append(FaultTruth(fault, patient.patient_id, image_id, finding_id))
+        outlined.append((placed.lesion, outlines))
+    if outlined:
+        _write(folder / f"{stem}.OVERLAY", _overlay(outlined).encode(), file_fault)
+    truth = write_film_truth(
         truth_folder,
         film,
-        film.lesions,
-        image_id=image_id_of(SOURCE, patient.case, film),
+        [PlacedLesion(lesion, outlines.roi, None) for lesion, outlines in outlined],
+        image_id=image_id,
         patient_id=patient.patient_id,
         density=patient.density,
         normal=patient.normal,
         scanner=patient.scanner.name,
     )
+    return replace(truth, faults=tuple(injected))
 
 
-def write_ics(root: Path, patient: DdsmPatient, sizes: list[tuple[int, int]], rng: np.random.Generator) -> None:
-    """Write the `.ics` file of a case; `sizes` are the (rows, columns) of `patient.films`, in order."""
+def _write(path: Path, content: bytes, fault: Fault | None) -> None:
+    if fault is not None:
+        path, content = FILE_FAULTS[fault](path, content)
+    write_bytes(path, content)
+
+
+def _ics(patient: DdsmPatient, sizes: list[tuple[int, int]], rng: np.random.Generator) -> str:
+    """Text of the `.ics` file of a case; `sizes` are the (rows, columns) of `patient.films`, in order."""
     scanner = patient.scanner
     age = rng.integers(38, 85)
     lines = [
@@ -68,7 +124,7 @@ def write_ics(root: Path, patient: DdsmPatient, sizes: list[tuple[int, int]], rn
             f"BITS_PER_PIXEL {scanner.bits} RESOLUTION {scanner.resolution_um} "
             f"{'OVERLAY' if film.lesions else 'NON_OVERLAY'}"
         )
-    write_bytes(root / patient.folder / f"{patient.case}.ics", ("\n".join(lines) + "\n").encode())
+    return "\n".join(lines) + "\n"
 
 
 def grey_levels(pixels: NDArray[np.uint16], scanner: Scanner, rng: np.random.Generator) -> NDArray[np.uint16]:
@@ -100,11 +156,21 @@ def _grey_level(density: NDArray[np.float64], scanner: Scanner) -> NDArray[np.fl
     return (3.96604095240593 - density) / 0.00099055807612
 
 
-def _overlay(lesions: tuple[PlacedLesion, ...]) -> str:
+def _zeroed(levels: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """Grey levels with 0, which DBA gives for noise, in one pixel of a hundred."""
+    zeroed = levels.copy()
+    zeroed.flat[::101] = 0
+    return zeroed
+
+
+LEVEL_FAULTS: dict[Fault, Callable[[NDArray[np.uint16]], NDArray[np.uint16]]] = {Fault.DBA_ZERO: _zeroed}
+"""One for each film of a case: its grey levels, (rows, columns)."""
+
+
+def _overlay(outlined: Sequence[tuple[Lesion, Outlines]]) -> str:
     """Text of an `.OVERLAY` file, with the trailing blanks of the original."""
-    lines = [f"TOTAL_ABNORMALITIES {len(lesions)}"]
-    for placed in lesions:
-        lesion = placed.lesion
+    lines = [f"TOTAL_ABNORMALITIES {len(outlined)}"]
+    for lesion, outlines in outlined:
         words = (
             ("MASS SHAPE", "MARGINS")
             if lesion.abnormality is Abnormality.MASS
@@ -116,20 +182,10 @@ def _overlay(lesions: tuple[PlacedLesion, ...]) -> str:
             f"ASSESSMENT {lesion.assessment} ",
             f"SUBTLETY {lesion.subtlety} ",
             f"PATHOLOGY {lesion.pathology_listed}",
-            f"TOTAL_OUTLINES {1 if placed.core is None else 2} ",
-            "BOUNDARY",
-            chain_of(placed.roi),
+            f"TOTAL_OUTLINES {outlines.stated} ",
         ]
-        if placed.core is not None:
-            lines += ["\tCORE", chain_of(placed.core)]
+        for boundary in outlines.boundaries:
+            lines += ["BOUNDARY", boundary]
+        if outlines.core is not None:
+            lines += ["\tCORE", outlines.core]
     return "\n".join(lines) + "\n"
-
-
-def chain_of(region: Region) -> str:
-    """Outer contour of a region as a closed Freeman chain: start column, start row, codes, `#`."""
-    contours, _ = cv2.findContours(region.mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    (contour,) = contours
-    points = contour.reshape(-1, 2) + np.array([region.box.x, region.box.y])
-    steps = np.roll(points, -1, axis=0) - points
-    codes = " ".join(str(_CODES[int(dy), int(dx)]) for dx, dy in steps)
-    return f"{points[0, 0]} {points[0, 1]}  {codes} #"

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mammo_etl.phantom.breast import FILM_HEIGHT_MM, Breast, make_breast
-from mammo_etl.phantom.faults import spoil
+from mammo_etl.phantom.film_faults import spoil
 from mammo_etl.phantom.lesions import LesionPicture, draw_lesion
 from mammo_etl.phantom.noise import Floats
 from mammo_etl.phantom.plan import FilmPlan, Lesion
@@ -113,11 +113,11 @@ def _insert(breast: Breast, lesion: Lesion, picture: LesionPicture, y: int, x: i
     seen = np.s_[top - y + half : bottom - y + half, left - x + half : right - x + half]
     inside = breast.mask[top:bottom, left:right] > 0
     breast.tissue[top:bottom, left:right] += picture.contrast[seen] * inside
-    core = None if picture.core is None else _region(picture.core, y - half, x - half)
-    return PlacedLesion(lesion, _region(picture.roi, y - half, x - half), core)
+    core = None if picture.core is None else region_from(picture.core, y - half, x - half)
+    return PlacedLesion(lesion, region_from(picture.roi, y - half, x - half), core)
 
 
-def _region(mask: Mask, y: int, x: int) -> Region:
+def region_from(mask: Mask, y: int, x: int) -> Region:
     """The area of a mask whose top-left pixel is (y, x) of the film."""
     left, top, width, height = cv2.boundingRect(mask)
     part = np.ascontiguousarray(mask[top : top + height, left : left + width])

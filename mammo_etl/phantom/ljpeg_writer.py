@@ -6,16 +6,20 @@ from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
-from mammo_etl.ljpeg import DHT, EOI, LARGEST_CATEGORY, LONGEST_CODE, SOF3, SOI, SOS, predict
+from mammo_etl.ljpeg import DHT, EOI, LARGEST_CATEGORY, LONGEST_CODE, SOF3, SOI, SOS, compiled, predict
+
+_DRI, _RST0 = 0xDD, 0xD0
 
 
-def encode(pixels: npt.NDArray[np.integer], precision: int, predictor: int = 7) -> bytes:
+def encode(
+    pixels: npt.NDArray[np.integer], precision: int, predictor: int = 7, rows_per_restart: int | None = None
+) -> bytes:
     """The file that PVRG and `decode` read back as these pixels exactly.
 
-    `pixels`: (rows, columns), values 0 to 2^precision - 1. No point transform, no restart markers, one optimal Huffman
-    table. Raises ValueError where pixels, precision (2 to 16) or predictor (1 to 7) are outside what the format holds.
+    `pixels`: (rows, columns), values 0 to 2^precision - 1. No point transform, one optimal Huffman table, and no restart markers, as in
+    DDSM, unless there is to be one after each `rows_per_restart` rows. Raises ValueError where pixels, precision (2 to 16), predictor
+    (1 to 7) or the pixels between restart markers (1 to 65535) are outside what the format holds.
     """
     if not 2 <= precision <= 16 or not 1 <= predictor <= 7:
         raise ValueError(f"expected precision 2 to 16 and predictor 1 to 7, found {precision} and {predictor}")
@@ -25,6 +29,9 @@ def encode(pixels: npt.NDArray[np.integer], precision: int, predictor: int = 7) 
         raise ValueError(
             f"expected integers of 0 to {(1 << precision) - 1}, found {pixels.dtype} {pixels.min()} to {pixels.max()}"
         )
+    interval = 0 if rows_per_restart is None else rows_per_restart * pixels.shape[1]
+    if rows_per_restart is not None and not 1 <= interval <= 65535:
+        raise ValueError(f"expected 1 to 65535 pixels between restart markers, found {interval}")
     above = np.full(pixels.shape[1], 1 << (precision - 1), np.uint16)
     differences, counts = _differences(np.ascontiguousarray(pixels, np.uint16), above, predictor)
     lengths = _code_lengths({category: int(count) for category, count in enumerate(counts) if count})
@@ -37,7 +44,14 @@ def encode(pixels: npt.NDArray[np.integer], precision: int, predictor: int = 7) 
     extra_bits = [*range(LARGEST_CATEGORY), 0]
     bit_count = sum(int(counts[category]) * (length + extra_bits[category]) for category, length in lengths.items())
     packed = np.empty(-(-bit_count // 8), np.uint8)
-    _pack(differences.ravel(), codes, code_lengths, packed)
+    coded = bytearray()
+    bands = range(0, pixels.shape[0], rows_per_restart or pixels.shape[0])
+    for number, first in enumerate(bands):
+        if number:
+            # A marker aligns the bits and nothing more: see `mammo_etl.ljpeg`.
+            coded += bytes((0xFF, _RST0 + (number - 1) % 8))
+        size = _pack(differences[first : first + bands.step].ravel(), codes, code_lengths, packed)
+        coded += packed[:size].tobytes().replace(b"\xff", b"\xff\x00")
     per_length = Counter(lengths.values())
     table = bytes(per_length[length] for length in range(1, LONGEST_CODE + 1)) + bytes(lengths)
     return b"".join(
@@ -45,8 +59,9 @@ def encode(pixels: npt.NDArray[np.integer], precision: int, predictor: int = 7) 
             bytes((0xFF, SOI)),
             _segment(SOF3, struct.pack(">BHHBBBB", precision, *pixels.shape, 1, 1, 0x11, 0)),
             _segment(DHT, b"\x00" + table),
+            _segment(_DRI, interval.to_bytes(2)) if interval else b"",
             _segment(SOS, bytes((1, 1, 0, predictor, 0, 0))),
-            packed.tobytes().replace(b"\xff", b"\xff\x00"),
+            coded,
             bytes((0xFF, EOI)),
         )
     )
@@ -74,7 +89,7 @@ def _code_lengths(counts: dict[int, int]) -> dict[int, int]:
     return dict(sorted(lengths.items(), key=lambda item: (item[1], item[0])))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _category(difference):  # type: ignore[no-untyped-def]
     """SSSS of a difference modulo 65536 (T.81 table H.2): how many bits its magnitude has."""
     magnitude = min(difference, 65536 - difference)
@@ -85,7 +100,7 @@ def _category(difference):  # type: ignore[no-untyped-def]
     return bits
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _differences(pixels, above, predictor):  # type: ignore[no-untyped-def]
     """Differences from the prediction, modulo 65536, and how many of them there are of each category."""
     differences = np.empty_like(pixels)
@@ -103,9 +118,9 @@ def _differences(pixels, above, predictor):  # type: ignore[no-untyped-def]
     return differences, counts
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _pack(differences, codes, code_lengths, packed):  # type: ignore[no-untyped-def]
-    """Write each difference's code and extra bits (T.81 H.1.2.2), the last byte filled with ones; stuff ff later."""
+    """Write each difference's code and extra bits (T.81 H.1.2.2), the last byte filled with ones; returns how many bytes. Stuff ff later."""
     window, held, position = np.uint64(0), np.uint64(0), 0
     for value in differences:
         difference = np.int64(value)
@@ -123,3 +138,5 @@ def _pack(differences, codes, code_lengths, packed):  # type: ignore[no-untyped-
     if held:
         fill = np.uint64(8) - held
         packed[position] = (window << fill | ((np.uint64(1) << fill) - np.uint64(1))) & np.uint64(0xFF)
+        position += 1
+    return position

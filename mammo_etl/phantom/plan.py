@@ -5,10 +5,12 @@ benign and malignant calcifications and masses and normal cases; everything else
 (seed, patient number).
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mammo_etl.phantom.source_faults import Fault, deal
 from mammo_etl.records import Abnormality, Laterality, Pathology, View
 
 
@@ -57,6 +59,8 @@ class CbisPatient:
     parts: dict[Abnormality, str]
     """Training or Test, for each table that has the patient."""
     films: tuple[FilmPlan, ...]
+    fault: Fault | None = None
+    """What makes the patient unusual, if it was asked for."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,8 @@ class DdsmPatient:
     """ACR density 1 to 4."""
     scanner: Scanner
     films: tuple[FilmPlan, ...]
+    fault: Fault | None = None
+    """What makes the case unusual, if it was asked for."""
 
     @property
     def normal(self) -> bool:
@@ -150,23 +156,32 @@ _SUBTLETIES = (2, 3, 3, 4, 4, 5, 5)
 _OTHER_PART = {"Training": "Test", "Test": "Training"}
 
 
-def plan_patient(seed: int, index: int) -> CbisPatient | DdsmPatient:
+CBIS_PLAN_FAULTS = (Fault.TWIN, Fault.BOTH_PARTS, Fault.SKIPPED_IDS)
+"""One for each patient of CBIS-DDSM."""
+SCANNER_FAULTS = {Fault.LUMYSIS: _LUMISYS_C, Fault.DBA_ZERO: _DBA}
+"""One for each case of DDSM."""
+
+
+def plan_patient(seed: int, index: int, faults: Collection[Fault] = ()) -> CbisPatient | DdsmPatient:
     """Patient number `index` (from 0): even ones are of CBIS-DDSM, odd ones of DDSM, one of four of these abnormal."""
     rng = np.random.default_rng([seed, index])
     number = index // 2
-    return _cbis_patient(rng, number) if index % 2 == 0 else _ddsm_patient(rng, number)
+    if index % 2 == 0:
+        return _cbis_patient(rng, number, next(deal(CBIS_PLAN_FAULTS, faults, number)))
+    return _ddsm_patient(rng, number, next(deal(SCANNER_FAULTS, faults, number)))
 
 
-def _cbis_patient(rng: np.random.Generator, number: int) -> CbisPatient:
+def _cbis_patient(rng: np.random.Generator, number: int, fault: Fault | None) -> CbisPatient:
     abnormality, pathology = _CLASSES[number % 4]
     listed = _listed(pathology, number // 4)
     part = "Test" if number % 5 == 4 else "Training"
     # CBIS-DDSM has 79 of 1,566 patients in both its mass and its calcification tables, 31 of them in both official parts.
-    twin = number % 20 == 7
+    twin = number % 20 == 7 or fault in (Fault.TWIN, Fault.BOTH_PARTS)
     kinds = (Abnormality.CALCIFICATION, Abnormality.MASS) if twin else (abnormality,)
     parts = dict.fromkeys(kinds, part)
-    if twin and number % 40 == 27:
+    if twin and (number % 40 == 27 or fault is Fault.BOTH_PARTS):
         parts[Abnormality.MASS] = _OTHER_PART[part]
+    first = 2 if fault is Fault.SKIPPED_IDS else 1
     first_side = rng.permutation(np.array(list(Laterality)))[0]
     extent = number % 7
     sides = [Laterality(first_side)]
@@ -177,21 +192,21 @@ def _cbis_patient(rng: np.random.Generator, number: int) -> CbisPatient:
         views = [View(rng.permutation(np.array(list(View)))[0])]
     films = []
     for side in sides:
-        lesions = [_lesion(rng, kind, listed, 1, large=number % 6 == 2) for kind in kinds]
+        lesions = [_lesion(rng, kind, listed, first, large=number % 6 == 2) for kind in kinds]
         if number % 7 == 1:
-            lesions.append(_lesion(rng, abnormality, listed, int(rng.choice([2, 3])), large=False))
+            lesions.append(_lesion(rng, abnormality, listed, first - 1 + int(rng.choice([2, 3])), large=False))
             # A lesion seen in one of the two views only.
             films += [FilmPlan(side, View.CC, tuple(lesions)), FilmPlan(side, View.MLO, tuple(lesions[:-1]))]
         else:
             films += [FilmPlan(side, view, tuple(lesions)) for view in views]
-    return CbisPatient(f"P_{3 * number + 5:05d}", int(rng.integers(1, 5)), parts, tuple(films))
+    return CbisPatient(f"P_{3 * number + 5:05d}", int(rng.integers(1, 5)), parts, tuple(films), fault)
 
 
-def _ddsm_patient(rng: np.random.Generator, number: int) -> DdsmPatient:
+def _ddsm_patient(rng: np.random.Generator, number: int, fault: Fault | None) -> DdsmPatient:
     normal = number % 4 != 1
     among_its_kind = number - number // 4 - (number % 4 > 1) if normal else number // 4
     scanners = _NORMAL_SCANNERS if normal else _ABNORMAL_SCANNERS
-    scanner = scanners[among_its_kind % len(scanners)]
+    scanner = SCANNER_FAULTS[fault] if fault else scanners[among_its_kind % len(scanners)]
     letter = scanner.institution
     lesions: tuple[Lesion, ...] = ()
     if normal:
@@ -207,7 +222,7 @@ def _ddsm_patient(rng: np.random.Generator, number: int) -> DdsmPatient:
     # Case numbers of two institutions may meet, but never in one volume.
     folder = f"{volume}s/{volume}_{'ABCD'.index(letter) + 1:02d}/case{case}"
     density = int(rng.integers(1, 5))
-    return DdsmPatient(f"{letter}-{case}", f"{letter}-{case}-1", folder, density, scanner, films)
+    return DdsmPatient(f"{letter}-{case}", f"{letter}-{case}-1", folder, density, scanner, films, fault)
 
 
 def _listed(pathology: Pathology, turn: int) -> str:

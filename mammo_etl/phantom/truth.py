@@ -1,4 +1,4 @@
-"""The truth about the films: masks and two tables, under the names that the loaders of each source give."""
+"""The truth about the films: masks and tables, under the names that the loaders of each source give."""
 
 import csv
 import io
@@ -54,11 +54,24 @@ class FindingTruth:
 
 
 @dataclass(frozen=True)
+class FaultTruth:
+    """One row of `source_faults.csv`: who carries a fault that was asked for."""
+
+    fault: str
+    patient_id: str
+    """Empty if the whole source carries it."""
+    image_id: str
+    finding_id: str
+    """Empty if the whole film carries it."""
+
+
+@dataclass(frozen=True)
 class Truth:
-    """What one patient adds to the truth tables."""
+    """What one film adds to the truth tables."""
 
     films: tuple[FilmTruth, ...]
     findings: tuple[FindingTruth, ...]
+    faults: tuple[FaultTruth, ...] = ()
 
 
 def image_id_of(source: str, case: str, film: Film, abnormality: Abnormality | None = None) -> str:
@@ -113,13 +126,18 @@ def write_film_truth(
 
 
 def write_truth_tables(folder: Path, truths: Sequence[Truth]) -> None:
-    """Write `films.csv` and `findings.csv` of all patients, in order."""
+    """Write `films.csv` and `findings.csv` of all films, in order; and `source_faults.csv` if there are such faults."""
     _write_table(folder / "films.csv", FilmTruth, [row for truth in truths for row in truth.films])
     _write_table(folder / "findings.csv", FindingTruth, [row for truth in truths for row in truth.findings])
+    faults = [row for truth in truths for row in truth.faults]
+    if faults:
+        _write_table(folder / "source_faults.csv", FaultTruth, faults)
 
 
 def _write_table(
-    path: Path, record: type[FilmTruth] | type[FindingTruth], rows: Sequence[FilmTruth | FindingTruth]
+    path: Path,
+    record: type[FilmTruth] | type[FindingTruth] | type[FaultTruth],
+    rows: Sequence[FilmTruth | FindingTruth | FaultTruth],
 ) -> None:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, [field.name for field in fields(record)], lineterminator="\n")

@@ -4,21 +4,24 @@ Same seed and size give the same bytes, whatever the number of workers; more pat
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
 from mammo_etl.inventory import PHANTOM_MARK
-from mammo_etl.phantom.cbis_ddsm import TableRow, write_cbis_film, write_cbis_tables
-from mammo_etl.phantom.ddsm import write_ddsm_film, write_ics
+from mammo_etl.phantom.cbis_ddsm import TABLE_FAULTS, TableRow, write_cbis_patient, write_cbis_tables
+from mammo_etl.phantom.cbis_extras import EXTRAS_FAULTS, WrittenImage
+from mammo_etl.phantom.ddsm import write_ddsm_patient
 from mammo_etl.phantom.film import Film, make_film
 from mammo_etl.phantom.plan import CbisPatient, DdsmPatient, plan_patient
-from mammo_etl.phantom.truth import Truth, write_truth_tables
+from mammo_etl.phantom.source_faults import Fault
+from mammo_etl.phantom.truth import FaultTruth, Truth, write_truth_tables
 from mammo_etl.workspace import write_bytes
 
 SMALLEST_HEIGHT, SMALLEST_WIDTH = 320, 200
@@ -47,14 +50,22 @@ class _Settings:
     seed: int
     height: int
     width: int
+    faults: tuple[Fault, ...]
+
+    def note(self) -> dict[str, Any]:
+        """What `phantom.json` says of them."""
+        note = asdict(self)
+        return note if self.faults else {name: value for name, value in note.items() if name != "faults"}
 
 
 @dataclass(frozen=True)
 class _Written:
     """What a patient adds to the tables."""
 
-    table_rows: tuple[TableRow, ...]
     truths: tuple[Truth, ...]
+    table_rows: tuple[TableRow, ...] = ()
+    images: tuple[WrittenImage, ...] = ()
+    """CBIS-DDSM's files."""
 
 
 def write_phantoms(
@@ -66,14 +77,16 @@ def write_phantoms(
     width: int = 3000,
     workers: int = 1,
     on_patient: Callable[[int, int], None] | None = None,
+    faults: Collection[Fault] = (),
 ) -> PhantomSummary:
     """Write `out/cbis-ddsm`, `out/ddsm` and `out/truth` for a number of patients (16 have every class and normals).
 
     `height` and `width` are the nominal size of a film in pixels; what the film shows scales with them (a pixel is 50 um at
     4,800 rows). `workers` processes share the work. `on_patient(done, patients)` is called as each patient is finished.
+    `faults` of files, headers and tables are injected beside those that the sources' usual mix has; `out/truth/source_faults.csv` says where.
 
-    Raises ValueError for numbers out of range, and FileExistsError if `out` holds phantoms of another seed, size, or of more
-    patients.
+    Raises ValueError for numbers out of range, and FileExistsError if `out` holds phantoms of another seed, size, or other faults, or of
+    more patients.
     """
     if patients < 1 or seed < 0 or workers < 1:
         raise ValueError(
@@ -83,7 +96,7 @@ def write_phantoms(
         raise ValueError(
             f"films of {height} x {width} pixels are too small: {SMALLEST_HEIGHT} x {SMALLEST_WIDTH} at least"
         )
-    settings = _Settings(seed, height, width)
+    settings = _Settings(seed, height, width, tuple(fault for fault in Fault if fault in faults))
     _claim(out, settings, patients)
     for source in ("cbis-ddsm", "ddsm"):
         write_bytes(out / source / PHANTOM_MARK, _MARK_TEXT.encode())
@@ -94,8 +107,14 @@ def write_phantoms(
             on_patient(len(written), patients)
     in_order = [written[index] for index in range(patients)]
     truths = [truth for result in in_order for truth in result.truths]
-    write_cbis_tables(out / "cbis-ddsm", [row for result in in_order for row in result.table_rows])
-    write_truth_tables(out / "truth", truths)
+    cbis = out / "cbis-ddsm"
+    write_cbis_tables(cbis, [row for result in in_order for row in result.table_rows], settings.faults)
+    for fault in settings.faults:
+        if fault in EXTRAS_FAULTS:
+            EXTRAS_FAULTS[fault](cbis, [image for result in in_order for image in result.images])
+    whole = {Fault.UPPER_CASE, *TABLE_FAULTS, *EXTRAS_FAULTS}
+    of_source = tuple(FaultTruth(fault, "", "", "") for fault in settings.faults if fault in whole)
+    write_truth_tables(out / "truth", [Truth((), (), of_source), *truths])
     films = [film for truth in truths for film in truth.films]
     labels = [finding.label_name for truth in truths for finding in truth.findings]
     return PhantomSummary(
@@ -110,10 +129,11 @@ def write_phantoms(
 def _claim(out: Path, settings: _Settings, patients: int) -> None:
     """Refuse to mix two sets of phantoms in one folder."""
     note = out / "truth" / "phantom.json"
-    wanted = asdict(settings) | {"patients": patients}
+    wanted = settings.note() | {"patients": patients}
     if note.exists():
         found = json.loads(note.read_text())
-        if any(found[name] != value for name, value in asdict(settings).items()) or patients < found["patients"]:
+        same = json.dumps(found | {"patients": patients}, sort_keys=True) == json.dumps(wanted, sort_keys=True)
+        if not same or patients < found["patients"]:
             raise FileExistsError(
                 f"{out} holds phantoms made with {found}, not {wanted}: give an empty folder, or the same "
                 "settings and at least as many patients"
@@ -135,10 +155,25 @@ def _run(out: Path, settings: _Settings, patients: int, workers: int) -> Iterato
 
 
 def _write_patient(out: Path, settings: _Settings, index: int) -> _Written:
-    patient = plan_patient(settings.seed, index)
+    patient = plan_patient(settings.seed, index, settings.faults)
+    films = _films(settings, index, patient)
+    rng = np.random.default_rng([settings.seed, index, 3])
+    number = index // 2
     if isinstance(patient, CbisPatient):
-        return _write_cbis_patient(out, settings, index, patient)
-    return _write_ddsm_patient(out, settings, index, patient)
+        written = write_cbis_patient(
+            out / "cbis-ddsm",
+            out / "truth",
+            patient,
+            films,
+            number=number,
+            rng=rng,
+            seed=settings.seed,
+            faults=settings.faults,
+        )
+        return _Written(written.truths, written.table_rows, written.images)
+    return _Written(
+        write_ddsm_patient(out / "ddsm", out / "truth", patient, films, number=number, rng=rng, faults=settings.faults)
+    )
 
 
 def _films(settings: _Settings, index: int, patient: CbisPatient | DdsmPatient) -> Iterator[Film]:
@@ -147,35 +182,3 @@ def _films(settings: _Settings, index: int, patient: CbisPatient | DdsmPatient) 
     for number, plan in enumerate(patient.films):
         rng = np.random.default_rng([settings.seed, index, 2, number + 1])
         yield make_film(rng, plan, patient.density, breast_size, settings.height, settings.width)
-
-
-def _write_cbis_patient(out: Path, settings: _Settings, index: int, patient: CbisPatient) -> _Written:
-    rng = np.random.default_rng([settings.seed, index, 3])
-    old_layout = index // 2 % 2 == 0
-    rows: list[TableRow] = []
-    truths: list[Truth] = []
-    for film in _films(settings, index, patient):
-        film_rows, film_truths = write_cbis_film(
-            out / "cbis-ddsm",
-            out / "truth",
-            patient,
-            film,
-            old_layout=old_layout,
-            rng=rng,
-            seed=settings.seed,
-        )
-        rows += film_rows
-        truths += film_truths
-    return _Written(tuple(rows), tuple(truths))
-
-
-def _write_ddsm_patient(out: Path, settings: _Settings, index: int, patient: DdsmPatient) -> _Written:
-    rng = np.random.default_rng([settings.seed, index, 3])
-    truths: list[Truth] = []
-    sizes: list[tuple[int, int]] = []
-    for film in _films(settings, index, patient):
-        truths.append(write_ddsm_film(out / "ddsm", out / "truth", patient, film, rng))
-        rows, columns = film.pixels.shape
-        sizes.append((rows, columns))
-    write_ics(out / "ddsm", patient, sizes, rng)
-    return _Written((), tuple(truths))
