@@ -14,12 +14,13 @@ from mammo_etl.dicom import Pixels
 from mammo_etl.records import Box
 
 _FOUND = 0.9
-"""Least score of a cut-out that was found. On a real film of 4560 x 2864 pixels, cut-outs of 60 to 600 pixels scored 0.94 or more at their
-own place, even those that were reduced by 1.149 or had another gamma, and 0.72 or less at other places; smaller exact copies 1, and 0.74 or less."""
+"""Least score of a cut-out that was found. On a real film of 4560 x 2864 pixels, cut-outs of 32 to 600 pixels scored 0.936 or more at their
+own place, even those that were reduced by 1.149 or had another gamma, and 0.55 or less at other places (0.8 on synthetic clouds of 36 pixels);
+smaller exact copies 1, and 0.74 or less."""
 
 _SIDE = 512
 """Of a larger cut-out its middle is looked for: this many pixels are as telling as all, and quick to find."""
-_SMALL = 64
+_SMALL = 32
 """Cut-outs with a side shorter than this are told by their grain, which has no edge to lose: only exact copies are found."""
 _LEAST = 8
 """Cut-outs with a side shorter than this tell nothing."""
@@ -27,7 +28,7 @@ _MARGIN = 48
 """How far from its place a cut-out may lie, pixels, beside half of what it is larger than the mask's box."""
 _FARTHEST = 512
 """Largest such distance."""
-_FINE, _COARSE = 1.0, 8.0
+_FINE, _COARSE = 1.0, 3.0
 """Standard deviations, pixels, of the Gaussians whose difference is compared: without the film's grain, and without the slow changes of
 brightness that make any two places of a breast alike."""
 
@@ -79,7 +80,7 @@ def _score(film: Pixels, crop: Pixels, box: Box) -> float | None:
     offered = np.asarray(window, np.float32)
     # Near the edges of the cut-out a filter cannot see what it sees on the film.
     if min(height, width) >= _SMALL:
-        filtered, edge = _band_passed, min(int(2 * _COARSE), height // 4, width // 4)
+        filtered, edge = _band_passed, 5
     else:
         filtered, edge = _grain, 1
     wanted = filtered(wanted)[edge : height - edge, edge : width - edge]
