@@ -1,4 +1,4 @@
-"""Candidates to numbered patches: split by patient, chosen, each with its final row. Tables only, no pixels."""
+"""Candidates to numbered patches: split, chosen, each with its final row. Tables only, no pixels."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from mammo_etl.records import Candidate, Label, Scan, Split
-from mammo_etl.settings import PlanSettings
-from mammo_etl.split import split_of, unit_interval
+from mammo_etl.settings import NormalSettings, PlanSettings
+from mammo_etl.split import split_patches, unit_interval
 
 COLUMNS = [
     "row",
@@ -37,59 +37,85 @@ class PlanError(Exception):
     """A run that cannot be made as asked, in one sentence."""
 
 
-def plan_patches(scans: Sequence[Scan], candidates: Sequence[Candidate], settings: PlanSettings) -> pd.DataFrame:
+def plan_patches(
+    scans: Sequence[Scan],
+    candidates: Sequence[Candidate],
+    settings: PlanSettings,
+    normals: NormalSettings = NormalSettings(),
+) -> pd.DataFrame:
     """The patches of a run in their final order, with the columns of `COLUMNS`.
 
     All abnormal candidates are taken, and per split as many normal ones as `settings.normal_share` asks for (all, where there are too few):
-    evenly over films, at random within a film. Rows are sorted by split (train, validation, test), film, label and place. The result does not
-    depend on the order of the arguments.
+    evenly over films, at random within a film. With `normals.match_scanner`, that many are taken per split and scanner (source, scanner and
+    institution), none from a scanner without an abnormal patch; where a scanner has too few, no other makes up for it. With
+    `normal_share = "all"` besides, they are the most with which every scanner has as many to an abnormal patch as any other, leaving
+    aside scanners that have none in that split.
 
-    Raises PlanError if there is no candidate at all.
+    Rows are sorted by split (train, validation, test), film, label and place. The result does not depend on the order of the arguments.
+
+    Raises PlanError if there is no candidate at all, or if scanners are to be matched and those of the abnormal patches have no normal
+    candidate.
     """
     if not candidates:
         raise PlanError("no place for a patch was found in any film: nothing to build")
     frame = pd.DataFrame(candidates)
-    of_image = pd.DataFrame(scans).set_index("image_id")[["source", "patient_id", "laterality", "view", "scanner"]]
-    frame = frame.join(of_image, on="image_id")
-    patients = {
-        (source, patient): split_of(source, patient, settings).value
-        for source, patient in frame[["source", "patient_id"]].drop_duplicates().itertuples(index=False)
-    }
-    frame["split"] = [patients[key] for key in zip(frame["source"], frame["patient_id"], strict=True)]
+    films = pd.DataFrame(scans).set_index("image_id")
+    frame = frame.join(films[["source", "patient_id", "laterality", "view", "scanner", "institution"]], on="image_id")
     owner = frame["finding_id"].where(frame["finding_id"] != "", frame["image_id"])
     frame["patch_id"] = [
         f"{name}_y{y}_x{x}_s{size}"
         for name, y, x, size in zip(owner, frame["y"], frame["x"], frame["size"], strict=True)
     ]
+    frame["split"] = split_patches(frame, scans, settings)
     frame["label_name"] = frame["label"].map({int(label): label.title for label in Label})
-    frame = _choose(frame, settings)
+    # Without matching, all films count as one scanner's.
+    frame["group"] = scanner_group(frame) if normals.match_scanner else ""
+    frame = _choose(frame, settings, normals)
     order = pd.Categorical(frame["split"], [split.value for split in Split], ordered=True)
     frame = frame.assign(_order=order.codes).sort_values(["_order", "image_id", "label", "patch_id"], kind="stable")
     frame["row"] = np.arange(len(frame))
     return frame.reset_index(drop=True)[COLUMNS]
 
 
-def _choose(frame: pd.DataFrame, settings: PlanSettings) -> pd.DataFrame:
-    """All abnormal patches, and the wanted number of normal ones per split."""
-    if settings.normal_share == "all":
-        return frame
+def scanner_group(films: pd.DataFrame) -> "pd.Series[str]":
+    """What films are told apart by when scanners are matched: the columns source, scanner and institution as one text."""
+    return (films["source"] + " " + films["scanner"] + " " + films["institution"]).str.split().str.join(" ")
+
+
+def _choose(frame: pd.DataFrame, settings: PlanSettings, normals: NormalSettings) -> pd.DataFrame:
+    """All abnormal patches, and the wanted number of normal ones per split and scanner (`group`)."""
     is_normal = frame["label"] == int(Label.NORMAL)
     abnormal, normal = frame[~is_normal], frame[is_normal]
-    if abnormal.empty:
+    if abnormal.empty or (settings.normal_share == "all" and not normals.match_scanner):
         return frame
-    ratio = settings.normal_share / (1 - settings.normal_share)
-    wanted = (abnormal.groupby("split").size() * ratio).round().astype(int)
-    there = normal.groupby("split").size()
+    lesions = abnormal.groupby(["split", "group"]).size()
+    there = normal.groupby(["split", "group"]).size()
+    if normals.match_scanner and not set(abnormal["group"]) & set(normal["group"]):
+        raise PlanError(
+            "normals.match_scanner: expected normal tissue from the scanners of the abnormal patches "
+            f"({', '.join(sorted(set(abnormal['group'])))}), but none of them has a place for a normal patch: set "
+            "patches.normals=background, which takes normal tissue from the abnormal films, or leave normals.match_scanner off"
+        )
+    if settings.normal_share == "all":
+        wanted = lesions * (there / lesions).groupby("split").transform("min")
+    else:
+        wanted = lesions * (settings.normal_share / (1 - settings.normal_share))
+    wanted = wanted.fillna(0).round().astype(int)
     # A split without a finding keeps the share of its normal patches that the other splits keep of theirs.
-    served = there[there.index.isin(wanted.index)].sum()
-    usual = min(1.0, wanted.sum() / served) if served else 1.0
+    with_lesions = set(abnormal["split"])
+    wanted_of = wanted.groupby("group").sum()
+    served_of = there[there.index.isin(with_lesions, level="split")].groupby("group").sum()
+
     draw = pd.Series([unit_interval("normal", settings.seed, name) for name in normal["patch_id"]], index=normal.index)
-    turn = draw.groupby(normal["image_id"]).rank(method="first")
+    turn = draw.groupby([normal["split"], normal["image_id"]]).rank(method="first")
     normal = normal.assign(_turn=turn, _draw=draw).sort_values(["_turn", "_draw"], kind="stable")
-    kept = [
-        part.head(int(wanted.get(split, round(usual * len(part)))))
-        for split, part in normal.groupby("split", sort=True)
-    ]
+    kept = []
+    for (split, group), part in normal.groupby(["split", "group"], sort=True):
+        number = wanted.get((split, group), 0)
+        if split not in with_lesions:
+            usual, served = wanted_of.get(group, 0), served_of.get(group, 0)
+            number = round(len(part) * min(1.0, usual / served)) if served else len(part) * bool(usual)
+        kept.append(part.head(int(number)))
     return pd.concat([abnormal, *kept])[list(frame.columns)]
 
 

@@ -307,7 +307,7 @@ class Patch:
     patient_id: Annotated[str, Doc("Patient, unique within the source.")]
     laterality: Annotated[str, Doc("LEFT or RIGHT.")]
     view: Annotated[str, Doc("CC or MLO.")]
-    split: Annotated[str, Doc("train, validation or test; a patient is in one only.")]
+    split: Annotated[str, Doc("train, validation or test; a patient is in one only, unless plan.split is patch.")]
     label: Annotated[
         int,
         Doc("0 Normal, 1 Benign Calcification, 2 Benign Mass, 3 Malignant Calcification, 4 Malignant Mass."),

@@ -111,7 +111,7 @@ class PlanSettings(Settings):
     in_both_parts: Literal["train", "test"] = "test"
     """Where the official split puts patients that CBIS-DDSM lists both for training and for testing: never to both."""
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of patients for validation."""
+    """Share of patients for validation (of the training part in the official split, of patches if these are split)."""
     test: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of patients for the test; what the official split leaves to the tables."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -128,7 +128,8 @@ class NormalSettings(Settings):
     """Which normal patches are taken."""
 
     match_scanner: bool = False
-    """Take normal patches from each scanner in proportion to its abnormal ones, so that the scanner does not tell the class."""
+    """Take normal patches from each scanner in proportion to its abnormal ones, so that the scanner does not tell the class. A scanner is
+    source, scanner and institution; where one has too few places, no other makes up for it."""
 
 
 class StoreSettings(Settings):

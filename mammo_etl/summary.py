@@ -1,10 +1,16 @@
 """What a run came to, in numbers and in warnings."""
 
+from collections.abc import Iterator
+
 import pandas as pd
 
+from mammo_etl.plan import scanner_group
 from mammo_etl.records import Label
-from mammo_etl.settings import BuildSettings
+from mammo_etl.settings import BuildSettings, PlanSettings
 from mammo_etl.sources import Inventory
+
+TOLERANCE = 0.02
+"""Difference between two shares of normal patches that is worth a warning."""
 
 
 def counts_of(inventory: Inventory, patches: pd.DataFrame) -> dict[str, int]:
@@ -21,14 +27,15 @@ def counts_of(inventory: Inventory, patches: pd.DataFrame) -> dict[str, int]:
 
 def warnings_of(inventory: Inventory, patches: pd.DataFrame, settings: BuildSettings) -> list[str]:
     """What a user should know before trusting the run."""
-    warnings = []
+    warnings = [*_split_warnings(inventory, patches, settings.plan)]
     share = float((patches["label"] == Label.NORMAL).mean())
     wanted = settings.plan.normal_share
-    if wanted != "all" and abs(share - wanted) > 0.02:
-        warnings.append(
-            f"{share:.0%} of the patches are normal, not {wanted:.0%}: there are too "
-            + ("few places for normal patches" if share < wanted else "few abnormal ones")
-        )
+    if wanted != "all" and abs(share - wanted) > TOLERANCE:
+        few = "few places for normal patches" if share < wanted else "few abnormal ones"
+        where = " on the scanners of the abnormal ones" if settings.normals.match_scanner and share < wanted else ""
+        warnings.append(f"{share:.0%} of the patches are normal, not {wanted:.0%}: there are too {few}{where}")
+    if settings.normals.match_scanner:
+        warnings += _scanner_warnings(inventory, patches)
     if settings.inventory.mixed_ddsm == "all" and {"cbis-ddsm", "ddsm"} <= {scan.source for scan in inventory.scans}:
         warnings.append(
             "abnormal DDSM cases stand beside CBIS-DDSM (inventory.mixed_ddsm = all): the same patient may be in two splits "
@@ -44,3 +51,28 @@ def warnings_of(inventory: Inventory, patches: pd.DataFrame, settings: BuildSett
     if unseen:
         warnings.append(f"{unseen} located findings have no patch (their ROI could not be used; see rejects)")
     return warnings
+
+
+def _split_warnings(inventory: Inventory, patches: pd.DataFrame, settings: PlanSettings) -> Iterator[str]:
+    if settings.split == "patch":
+        torn = (patches.groupby(["source", "patient_id"])["split"].nunique() > 1).sum()
+        yield (
+            f"patches were split one by one (plan.split = patch): {torn:,} patients, and patches that overlap, are in more than one split; "
+            "a model's figures will be too good and are for comparison only"
+        )
+    if settings.split == "official" and not any(scan.official_split for scan in inventory.scans):
+        yield "no film has an official split (plan.split = official): all were split by patient"
+
+
+def _scanner_warnings(inventory: Inventory, patches: pd.DataFrame) -> Iterator[str]:
+    """Where matching found too few normal patches, so that the scanner still tells something of the class."""
+    films = pd.DataFrame(inventory.scans).set_index("image_id")
+    group = patches["image_id"].map(scanner_group(films))
+    normal = patches["label"] == Label.NORMAL
+    shares = normal.groupby(group[group.isin(group[~normal])]).mean()
+    short = [f"{name} ({share:.0%})" for name, share in shares.items() if share < shares.max() - TOLERANCE]
+    if short:
+        yield (
+            "the scanner still tells the class (normals.match_scanner): fewer patches are normal than elsewhere, for want of places, on "
+            + ", ".join(short)
+        )

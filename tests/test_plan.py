@@ -1,6 +1,9 @@
-"""The plan: split by patient, chosen by share, in an order of its own."""
+"""The plan: split, chosen by share and scanner, in an order of its own; and the warnings about it."""
 
 import random
+import re
+from collections.abc import Mapping
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -9,14 +12,18 @@ from hypothesis import strategies as st
 
 from mammo_etl.plan import COLUMNS, PlanError, check_disk, plan_patches
 from mammo_etl.records import Candidate, Laterality, Scan, Split, View
-from mammo_etl.settings import PlanSettings
+from mammo_etl.settings import BuildSettings, NormalSettings, PlanSettings
+from mammo_etl.sources import Inventory
 from mammo_etl.split import split_of
+from mammo_etl.summary import warnings_of
 
 
-def scan(patient: str, view: View, normal: bool) -> Scan:
+def scan(
+    patient: str, view: View, normal: bool, scanner: str = "LUMISYS", institution: str = "WFU", source: str = "ddsm"
+) -> Scan:
     return Scan(
-        image_id=f"ddsm_{patient}_{view}",
-        source="ddsm",
+        image_id=f"{source}_{patient}_{view}",
+        source=source,
         patient_id=patient,
         laterality=Laterality.LEFT,
         view=view,
@@ -25,7 +32,8 @@ def scan(patient: str, view: View, normal: bool) -> Scan:
         rows=1000,
         columns=800,
         bits=12,
-        scanner="LUMISYS",
+        scanner=scanner,
+        institution=institution,
     )
 
 
@@ -111,14 +119,168 @@ def test_a_split_without_findings_keeps_the_usual_share_of_its_normals() -> None
     assert 0 < len(kept) < 30 * 2 * 200 * 0.1
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.integers(0, 2**32))
-def test_the_order_of_the_input_does_not_matter(seed: int) -> None:
-    scans, candidates = world(20)
-    expected = plan_patches(scans, candidates, PlanSettings())
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from(["patient", "official", "patch"]), st.booleans())
+def test_the_order_of_the_input_does_not_matter(seed: int, method: str, match: bool) -> None:
+    scans, candidates = world_of_scanners(HOWTEK=(5, 2, 9), DBA=(2, 5, 9))
+    scans = [replace(film, official_split="test" if number % 3 else "train") for number, film in enumerate(scans)]
+    plan, normals = PlanSettings.model_validate({"split": method}), NormalSettings(match_scanner=match)
+    expected = plan_patches(scans, candidates, plan, normals)
     random.Random(seed).shuffle(scans)
     random.Random(seed).shuffle(candidates)
-    pd.testing.assert_frame_equal(plan_patches(scans, candidates, PlanSettings()), expected)
+    pd.testing.assert_frame_equal(plan_patches(scans, candidates, plan, normals), expected)
+
+
+def test_official_and_patch_splits_are_planned_by_their_setting() -> None:
+    scans, candidates = world(40)
+    tested = {f"P{number:03d}" for number in range(40) if number % 3 == 0}
+    scans = [replace(film, official_split="test" if film.patient_id in tested else "train") for film in scans]
+    official = plan_patches(scans, candidates, PlanSettings(split="official"))
+    assert set(official.loc[official["split"] == "test", "patient_id"]) == tested
+    patch = plan_patches(scans, candidates, PlanSettings(split="patch"))
+    assert list(patch.columns) == COLUMNS
+    assert patch["split"].drop_duplicates().tolist() == ["train", "validation", "test"]
+    assert (patch[patch["label"] == 0].groupby("patient_id")["split"].nunique() > 1).all()
+
+
+def world_of_scanners(**scanners: tuple[int, int, int]) -> tuple[list[Scan], list[Candidate]]:
+    """Per scanner: abnormal patients of 3 patches a film, normal patients, places for normal patches in a film of theirs."""
+    scans, candidates = [], []
+    for scanner, (abnormal, normal, places) in scanners.items():
+        for number in range(abnormal + normal):
+            for view in View:
+                film = scan(f"{scanner}{number:03d}", view, number >= abnormal, scanner, institution="MGH")
+                scans.append(film)
+                count = places if film.normal else 3
+                label = 0 if film.normal else 1 + number % 4
+                candidates += [candidate(film.image_id, i, label) for i in range(count)]
+    return scans, candidates
+
+
+def ratios(plan: pd.DataFrame) -> "pd.Series[float]":
+    """Normal patches to an abnormal one, by split and scanner."""
+    counts = plan.assign(normal=plan["label"] == 0).groupby(["split", "scanner"])["normal"].agg(["sum", "size"])
+    return counts["sum"] / (counts["size"] - counts["sum"])
+
+
+def test_matched_scanners_do_not_tell_the_class() -> None:
+    scans, candidates = world_of_scanners(DBA=(20, 60, 40), HOWTEK=(60, 40, 60))
+    quarters = PlanSettings(validation=0.25, test=0.25)
+    plain = ratios(plan_patches(scans, candidates, quarters))
+    matched = plan_patches(scans, candidates, quarters, NormalSettings(match_scanner=True))
+    assert list(matched.columns) == COLUMNS
+    assert plain["train", "DBA"] > 2 * plain["train", "HOWTEK"]
+    ratio = ratios(matched)
+    assert len(ratio) == 6
+    assert ratio.between(0.85 / 0.15 - 0.5, 0.85 / 0.15 + 0.5).all()
+    assert (matched["label"] > 0).sum() == sum(c.label > 0 for c in candidates)
+
+
+def test_a_scanner_with_too_few_normals_is_not_made_up_for_by_another() -> None:
+    scans, candidates = world_of_scanners(DBA=(20, 100, 30), HOWTEK=(100, 10, 6), LUMISYS=(0, 50, 30))
+    plan = plan_patches(scans, candidates, PlanSettings(), NormalSettings(match_scanner=True))
+    normal = plan[plan["label"] == 0]
+    assert (normal["scanner"] == "HOWTEK").sum() == 10 * 2 * 6
+    assert (normal["scanner"] == "DBA").sum() == pytest.approx(20 * 2 * 3 * 0.85 / 0.15, abs=3)
+    assert "LUMISYS" not in set(normal["scanner"])
+    assert (plan["label"] == 0).mean() < 0.7
+
+
+def test_institutions_and_sources_are_matched_apart() -> None:
+    def films(patient: str, normal: bool, source: str, institution: str) -> list[Scan]:
+        return [scan(patient, view, normal, "HOWTEK", institution, source) for view in View]
+
+    scans = [
+        *films("A", False, "ddsm", "MGH"),
+        *films("B", True, "ddsm", "MGH"),
+        *films("C", True, "ddsm", "ISMD"),
+        *films("D", True, "mini-mias", "MGH"),
+    ]
+    candidates = [
+        candidate(film.image_id, i, int(not film.normal)) for film in scans for i in range(9 if film.normal else 2)
+    ]
+    plan = plan_patches(
+        scans, candidates, PlanSettings(validation=0, test=0, normal_share=0.5), NormalSettings(match_scanner=True)
+    )
+    assert plan.loc[plan["label"] == 0, "patient_id"].value_counts().to_dict() == {"B": 4}
+
+
+def test_all_matched_normals_are_the_most_that_are_in_proportion() -> None:
+    scans, candidates = world_of_scanners(DBA=(10, 40, 30), HOWTEK=(40, 20, 30), LUMISYS=(5, 0, 0))
+    plan = plan_patches(
+        scans, candidates, PlanSettings(normal_share="all", validation=0, test=0), NormalSettings(match_scanner=True)
+    )
+    ratio = ratios(plan)
+    assert ratio["train", "LUMISYS"] == 0
+    assert ratio["train", "HOWTEK"] == 20 * 30 / (40 * 3)  # all there are
+    assert ratio["train", "DBA"] == pytest.approx(ratio["train", "HOWTEK"], abs=0.1)
+
+
+def test_a_split_without_findings_keeps_the_usual_share_of_each_matched_scanner() -> None:
+    scans, candidates = world_of_scanners(DBA=(50, 50, 30), HOWTEK=(50, 100, 30), LUMISYS=(0, 50, 30))
+    bare = {
+        film.image_id
+        for film in scans
+        if not film.normal and split_of("ddsm", film.patient_id, PlanSettings()) == "test"
+    }
+    plan = plan_patches(
+        scans, [c for c in candidates if c.image_id not in bare], PlanSettings(), NormalSettings(match_scanner=True)
+    )
+    kept = plan[plan["split"] == "test"].groupby("scanner").size()
+    assert set(kept.index) == {"DBA", "HOWTEK"}
+    assert (plan.loc[plan["split"] == "test", "label"] == 0).all()
+
+
+def test_scanners_that_cannot_be_matched_are_refused_with_what_to_do() -> None:
+    films = [scan("P1", view, False, "", "", "cbis-ddsm") for view in View] + [scan("P2", view, True) for view in View]
+    candidates = [candidate(film.image_id, i, int(not film.normal)) for film in films for i in range(5)]
+    match = NormalSettings(match_scanner=True)
+    for share in (0.85, "all"):
+        with pytest.raises(PlanError, match=r"abnormal patches \(cbis-ddsm\).*patches.normals=background") as error:
+            plan_patches(films, candidates, PlanSettings.model_validate({"normal_share": share}), match)
+        assert "leave normals.match_scanner off" in str(error.value)
+    normal = [item for item in candidates if item.label == 0]
+    assert len(plan_patches(films, normal, PlanSettings(), match)) == len(normal)
+
+
+def warnings(scans: list[Scan], candidates: list[Candidate], **stages: Mapping[str, object]) -> list[str]:
+    build = BuildSettings.model_validate(stages)
+    return warnings_of(
+        Inventory(tuple(scans), (), ()), plan_patches(scans, candidates, build.plan, build.normals), build
+    )
+
+
+def test_a_run_as_it_should_be_has_no_warning() -> None:
+    scans, candidates = world_of_scanners(DBA=(50, 70, 40), HOWTEK=(50, 70, 40))
+    quarters = {"validation": 0.25, "test": 0.25}
+    assert warnings(scans, candidates, plan=quarters) == []
+    assert warnings(scans, candidates, plan=quarters, normals={"match_scanner": True}) == []
+
+
+def test_warnings_name_the_leak_of_the_split_by_patch() -> None:
+    scans, candidates = world_of_scanners(DBA=(40, 30, 40))
+    [warning] = warnings(scans, candidates, plan={"split": "patch"})
+    assert "plan.split = patch" in warning
+    assert re.search(r"\d\d patients", warning)
+    assert "for comparison only" in warning
+
+
+def test_warnings_tell_when_there_is_no_official_part() -> None:
+    scans, candidates = world(60)
+    assert any(
+        "no film has an official split" in text for text in warnings(scans, candidates, plan={"split": "official"})
+    )
+    listed = [replace(film, official_split="train") for film in scans]
+    assert not any("no film has" in text for text in warnings(listed, candidates, plan={"split": "official"}))
+
+
+def test_warnings_name_the_scanners_that_fell_short() -> None:
+    scans, candidates = world_of_scanners(DBA=(30, 60, 40), HOWTEK=(30, 30, 3))
+    found = warnings(scans, candidates, normals={"match_scanner": True})
+    assert any("too few places for normal patches on the scanners of the abnormal ones" in text for text in found)
+    [scanners] = [text for text in found if "still tells the class" in text]
+    assert "ddsm HOWTEK MGH (50%)" in scanners
+    assert "DBA" not in scanners
 
 
 def test_new_patients_never_move_old_ones() -> None:
