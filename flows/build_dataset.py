@@ -22,7 +22,8 @@ from flows.progress import Stages
 from flows.read_sources import read_sources
 from flows.steps import step
 from mammo_etl import catalog, store
-from mammo_etl.convert import FilmResult, convert_film, read_candidates
+from mammo_etl.confounds import audit
+from mammo_etl.convert import FilmResult, convert_film, read_candidates, read_receipt
 from mammo_etl.extract import ShardWork, extract_shard
 from mammo_etl.film_work import FilmWork, film_work
 from mammo_etl.inventory import (
@@ -34,6 +35,7 @@ from mammo_etl.inventory import (
     with_evidence,
     without_films,
 )
+from mammo_etl.leaks import check_leaks, leaks_of
 from mammo_etl.plan import PlanError, check_disk, check_memory, plan_patches
 from mammo_etl.reader import PublishedRun
 from mammo_etl.records import Candidate, Finding, Reason, Rejection, Scan
@@ -174,14 +176,15 @@ def make_plan(
 ) -> tuple[pd.DataFrame, str]:
     """The numbered patches, and the id of their run, which follows from all that the run will contain.
 
-    Raises PlanError if there is no patch, or no room for them.
+    Raises PlanError if there is no patch, or no room for them, and LeakError if their split leaks.
     """
     with stages.stage("plan", "films", len(films)) as stage:
         candidates: list[Candidate] = []
         for image_id in sorted(films):
             candidates += read_candidates(workspace, settings.cleaning, settings.patches, image_id)
             stage.advance()
-        plan = plan_patches(inventory.scans, candidates, settings.plan)
+        plan = plan_patches(inventory.scans, candidates, settings.plan, settings.normals)
+        check_leaks(leaks_of(inventory.scans, plan, settings.plan))
         check_disk(len(plan), settings.patches.size, shutil.disk_usage(workspace).free)
     places = {"path", "roi_path", "crop_path"}
     rows: list[Scan | Finding | Rejection] = [*inventory.scans, *inventory.findings, *inventory.rejects]
@@ -237,10 +240,16 @@ def publish(
     """Checks that no shard is missing, writes tables and report, and makes the run the published one."""
     places = Workspace(workspace)
     run = places.run(run_id)
-    with stages.stage("publish", "steps", 3) as stage:
+    with stages.stage("publish", "steps", 4) as stage:
         patches = catalog.write_run_tables(
             run, run_id, inventory.scans, inventory.findings, inventory.rejects, plan, settings.store.shard_rows
         )
+        stage.advance()
+        leaks = leaks_of(inventory.scans, patches, settings.plan)
+        receipts = {
+            scan.image_id: read_receipt(workspace, settings.cleaning, scan.image_id) for scan in inventory.scans
+        }
+        confounds = audit(inventory.scans, patches, {name: item["statistics"] for name, item in receipts.items()})
         stage.advance()
         parent = read_json(places.current)
         kinds = {source.kind for source in files}
@@ -261,7 +270,9 @@ def publish(
             "counts": counts_of(inventory, patches),
             "rejects": dict(sorted(Counter(row.code.value for row in inventory.rejects).items())),
             "timings": list(stages.timings),
-            "warnings": warnings_of(inventory, patches, settings),
+            "leaks": [asdict(row) for row in leaks],
+            "confounds": confounds,
+            "warnings": [*warnings_of(inventory, patches, settings), *confounds["warnings"]],
         }
         write_report(run, places.images(digest(settings.cleaning)), {"run_id": run_id, **manifest})
         stage.advance()

@@ -18,10 +18,11 @@ from mammo_etl.breast import blacken, find_breast, to_8bit
 from mammo_etl.candidates import find_candidates
 from mammo_etl.files import SourceFileError, digest_of, read_bytes, stamp_of
 from mammo_etl.film import Film, read_film
+from mammo_etl.film_statistics import film_statistics
 from mammo_etl.film_work import FilmWork
 from mammo_etl.records import Box, Candidate, Finding, Reason, Rejection, RoiKind, Scan, Verdict
 from mammo_etl.roi import Region, region_from_json, region_to_json
-from mammo_etl.roi_check import CheckedRoi, check_roi
+from mammo_etl.roi_check import check_roi
 from mammo_etl.schema import FORMAT_VERSION
 from mammo_etl.settings import CleaningSettings, PatchSettings, digest
 from mammo_etl.workspace import Workspace, read_json, write_bytes, write_json
@@ -224,15 +225,8 @@ def _make_image(work: FilmWork, settings: CleaningSettings) -> tuple[dict[str, A
         )
     box = breast.box
     cropped = blacken(grey[box.y : box.bottom, box.x : box.right], breast.mask[box.y : box.bottom, box.x : box.right])
-    regions, evidence, rejects = [], {}, []
-    for finding in work.findings:
-        checked = check_roi(finding, film.pixels)
-        evidence[finding.finding_id] = _evidence(checked)
-        if checked.region is not None:
-            regions.append(region_to_json(checked.region))
-        if checked.fault is not None:
-            fault = checked.fault
-            rejects.append({"code": fault.code, "message": fault.message, "finding_id": finding.finding_id})
+    checked = [check_roi(finding, film.pixels) for finding in work.findings]
+    regions = [roi.region for roi in checked if roi.region is not None]
     png = encode_png(cropped)
     receipt = {
         "format_version": FORMAT_VERSION,
@@ -247,15 +241,19 @@ def _make_image(work: FilmWork, settings: CleaningSettings) -> tuple[dict[str, A
             "solidity": breast.solidity,
             "border_contact": breast.border_contact,
         },
-        "regions": regions,
-        "evidence": evidence,
-        "rejects": rejects,
+        "statistics": film_statistics(grey, breast, regions),
+        "regions": [region_to_json(region) for region in regions],
+        "evidence": {roi.finding.finding_id: _evidence(roi.finding) for roi in checked},
+        "rejects": [
+            {"code": roi.fault.code, "message": roi.fault.message, "finding_id": roi.finding.finding_id}
+            for roi in checked
+            if roi.fault is not None
+        ],
     }
     return receipt, cropped, png
 
 
-def _evidence(checked: CheckedRoi) -> dict[str, Any]:
-    finding = checked.finding
+def _evidence(finding: Finding) -> dict[str, Any]:
     return {
         "verdict": finding.verdict,
         "roi_kind": finding.roi_kind,

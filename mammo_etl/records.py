@@ -97,6 +97,14 @@ class RoiFlag(StrEnum):
     MISCOUNTED = "miscounted"
 
 
+ROI_FLAGS: dict[RoiFlag, str] = {
+    RoiFlag.CLIPPED: "It reaches over the film's edge, and was cut off there.",
+    RoiFlag.OPEN: "The outline does not close, and was closed.",
+    RoiFlag.BROKEN_OUTLINE: "One of several outlines could not be followed; the others were used.",
+    RoiFlag.MISCOUNTED: "The file holds another number of outlines than it states.",
+}
+
+
 class Split(StrEnum):
     """Part of the data a patient belongs to."""
 

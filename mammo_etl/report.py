@@ -15,10 +15,13 @@ import pandas as pd
 import pyarrow.parquet as pq
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
+from mammo_etl.confounds import CLUES, TASKS, scanner_of
 from mammo_etl.files import name_of
 from mammo_etl.film_pictures import choose_films, doubtful_masks, draw_film
 from mammo_etl.records import (
     REASONS,
+    ROI_FLAGS,
+    VERDICTS,
     Finding,
     Label,
     Laterality,
@@ -26,7 +29,6 @@ from mammo_etl.records import (
     RoiKind,
     Scan,
     Split,
-    Verdict,
     View,
 )
 from mammo_etl.schema import from_rows
@@ -38,6 +40,12 @@ _MESSAGE = 300
 """Longest message quoted, characters."""
 _DIAMETERS = [0, 16, 32, 64, 128, 256, 512, 1024, math.inf]
 """Bins of the ROI sizes, pixels: octaves, since they range from single calcifications to half a breast."""
+_METHODS = {
+    "patient": "A patient goes by a stable hash, with all films of both breasts.",
+    "official": "CBIS-DDSM's test set is the test; patients whom it lists in both parts go to one of them.",
+    "patch": "Every patch goes by itself, as is often done: for comparison only.",
+    "official-as-listed": "CBIS-DDSM's parts film by film, as its tables have them.",
+}
 _FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/'\":]+/)+")
 """The folders of an absolute path within a sentence."""
 
@@ -61,8 +69,8 @@ def write_report(folder: Path, images: Path, manifest: Mapping[str, Any]) -> Non
     """Writes `folder`/report.html, whole or not at all.
 
     `folder` holds the four tables of the run, `images` the cleaned films and receipts of the run's cleaning settings.
-    `manifest` has `run_id`, `parent`, `sources`, `settings`, `timings`, `phantom` and `warnings`. Equal arguments give
-    equal bytes. Raises FileNotFoundError if a table, a receipt or the PNG of a film that is shown is missing.
+    `manifest` has `run_id`, `parent`, `sources`, `settings`, `timings`, `phantom` and `warnings`, `leaks` as rows of
+    `mammo_etl.leaks.LeakRow`, and `confounds` as `mammo_etl.confounds.audit` gives them. Equal arguments give equal bytes. Raises FileNotFoundError if a table, a receipt or the PNG of a film that is shown is missing.
     """
     scans = from_rows(pq.read_table(folder / "scans.parquet").to_pylist(), Scan)
     findings = from_rows(pq.read_table(folder / "findings.parquet").to_pylist(), Finding)
@@ -108,8 +116,15 @@ def write_report(folder: Path, images: Path, manifest: Mapping[str, Any]) -> Non
         films=_film_groups(scans),
         samples=[pictures[image_id] for image_id in sorted(samples)],
         doubtful=[(pictures[image_id], note) for image_id, note in doubtful.items()],
+        leaks=[{**row, "meaning": _METHODS[row["method"]]} for row in manifest["leaks"]],
+        confounds=manifest["confounds"],
+        confounded=_by_class(manifest["confounds"]["tables"]),
+        clues=CLUES,
+        tasks=TASKS,
         kinds=list(RoiKind),
-        verdicts=list(Verdict),
+        verdicts=VERDICTS,
+        flags=_flag_rows(findings),
+        scores=[finding.match_score for finding in findings if finding.match_score is not None],
         findings=_finding_rows(findings, located),
         diameters=_diameter_bins(located),
         without_patch=sorted(item.finding_id for item in located if item.patches == 0),
@@ -205,7 +220,7 @@ def _film_groups(scans: Iterable[Scan]) -> list[dict[str, Any]]:
     return [
         {
             "source": source,
-            "scanner": " ".join(filter(None, (scanner, institution))) or "not stated",
+            "scanner": scanner_of(group[0]),
             "bits": bits,
             "films": len(group),
             "normal": sum(scan.normal for scan in group),
@@ -214,8 +229,26 @@ def _film_groups(scans: Iterable[Scan]) -> list[dict[str, Any]]:
             "columns": [scan.columns for scan in group],
             "pixel_um": sorted({scan.pixel_um for scan in group if scan.pixel_um is not None}),
         }
-        for (source, scanner, institution, bits), group in sorted(groups.items())
+        for (source, _, _, bits), group in sorted(groups.items())
     ]
+
+
+def _by_class(tables: Mapping[str, Any]) -> dict[str, dict[tuple[str, Any], dict[int, Any]]]:
+    """Of each table of the audit, its rows by (split, value) and label; of the films' sizes, by (split, rows or columns)."""
+    cells: dict[str, dict[tuple[str, Any], dict[int, Any]]] = {name: {} for name in tables}
+    for name in ("source", "scanner", "bits"):
+        for row in tables[name]:
+            cells[name].setdefault((row["split"], row["value"]), {})[row["label"]] = row
+    for side in ("rows", "columns"):
+        for row in tables["size"]:
+            cells["size"].setdefault((row["split"], side), {})[row["label"]] = row[side]
+    return cells
+
+
+def _flag_rows(findings: Iterable[Finding]) -> list[tuple[str, int, str]]:
+    """Flags of ROIs that occur, how many findings have each, and what it means."""
+    counts = Counter(flag for finding in findings for flag in finding.roi_flags)
+    return [(flag.value, counts[flag], meaning) for flag, meaning in ROI_FLAGS.items() if counts[flag]]
 
 
 def _finding_rows(findings: Sequence[Finding], located: Sequence[Located]) -> list[dict[str, Any]]:

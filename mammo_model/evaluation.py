@@ -26,6 +26,9 @@ EVALUATED = (Split.TEST, Split.VALIDATION)
 CURVE_POINTS = 200
 """Most points of a precision-recall curve in metrics.json; predictions.parquet holds what the whole curve follows from."""
 
+LEAST_PATIENTS = 5
+"""A source or scanner with fewer patients in the test split gets no figures: they would be those of a few women."""
+
 _OVERALL = (
     "accuracy",
     "balanced_accuracy",
@@ -47,6 +50,8 @@ def evaluate(
         "format_version": FORMAT_VERSION,
         "model_id": trained.model_id,
         "run_id": run.run_id,
+        # Runs made before the split could be chosen were split by patient.
+        "split_by": run.manifest["settings"]["plan"].get("split", "patient"),
         "classes": list(settings.classes),
         "intervals": {
             "level": confusion.LEVEL,
@@ -56,6 +61,13 @@ def evaluate(
         },
         "splits": {
             split.value: metrics_of(predictions[predictions["split"] == split], settings.classes) for split in EVALUATED
+        },
+        "test_groups": {
+            "least_patients": LEAST_PATIENTS,
+            "source": metrics_by(predictions[predictions["split"] == Split.TEST], ["source"], settings.classes),
+            "scanner": metrics_by(
+                predictions[predictions["split"] == Split.TEST], ["source", "scanner"], settings.classes
+            ),
         },
     }
     with replacing(trained.folder / "predictions.parquet") as temporary:
@@ -69,7 +81,7 @@ def predict(
 ) -> pd.DataFrame:
     """One row per patch of the validation and test splits, by row of the store.
 
-    Columns: row, patch_id, source, patient_id, split, label (0 to 4, as in the patch table), target (the class that the network should
+    Columns: row, patch_id, source, scanner, patient_id, split, label (0 to 4, as in the patch table), target (the class that the network should
     answer), predicted (the class that it answered), p0 ... (float32, the probability that it gave to each class).
     """
     patches = run.patches()
@@ -81,7 +93,7 @@ def predict(
         parts.append(np.asarray(model.predict_on_batch(batch)))
         progress.on_batch(done, len(feed))
     probabilities = np.concatenate(parts)
-    table = patches[["row", "patch_id", "source", "patient_id", "split", "label"]].copy()
+    table = patches[["row", "patch_id", "source", "scanner", "patient_id", "split", "label"]].copy()
     table["target"] = feed.targets
     table["predicted"] = probabilities.argmax(1)
     for index in range(len(settings.classes)):
@@ -101,9 +113,7 @@ def metrics_of(predictions: pd.DataFrame, classes: tuple[str, ...]) -> dict[str,
     number theirs independently.
     """
     truth = predictions["target"].to_numpy(np.int64)
-    answers = predictions["predicted"].to_numpy(np.int64)
-    patients = predictions.groupby(["source", "patient_id"]).ngroup().to_numpy().astype(np.int64)
-    matrices = confusion.by_patient(truth, answers, patients, len(classes))
+    matrices = _matrices(predictions, len(classes))
     total = matrices.sum(0)
     values, bounds = confusion.measures(total), confusion.intervals(matrices)
     probabilities = probabilities_of(predictions, len(classes))
@@ -131,6 +141,54 @@ def metrics_of(predictions: pd.DataFrame, classes: tuple[str, ...]) -> dict[str,
         "confusion": total.tolist(),
         "confusion_normalised": [(row / row.sum()).tolist() if row.any() else None for row in total],
     }
+
+
+def metrics_by(predictions: pd.DataFrame, columns: list[str], classes: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Figures of each group of predictions that agree in `columns`, sorted by these: a model that has learned the scanner shows it here.
+
+    Each has patches, patients, and as {value, low, high}: accuracy; balanced_accuracy (null unless the group shows two classes);
+    normal_recall, the share of normal patches called normal; abnormal_recall, that of abnormal patches called abnormal, of whatever class.
+    All are null with fewer than LEAST_PATIENTS patients.
+    """
+    return [
+        {**dict(zip(columns, names, strict=True)), **_group_metrics(_matrices(group, len(classes)))}
+        for names, group in predictions.groupby(columns)
+    ]
+
+
+def _group_metrics(matrices: NDArray[np.int64]) -> dict[str, Any]:
+    """`matrices` as from `mammo_model.confusion.by_patient`."""
+    # Class 0 is Normal, for two classes and for five.
+    binary = np.add.reduceat(np.add.reduceat(matrices, [0, 1], axis=1), [0, 1], axis=2)
+    values, bounds = confusion.measures(matrices.sum(0)), confusion.intervals(matrices)
+    recall, recall_bounds = confusion.measures(binary.sum(0))["recall"], confusion.intervals(binary)["recall"]
+    enough = len(matrices) >= LEAST_PATIENTS
+    figures = {
+        "accuracy": (values["accuracy"], bounds["accuracy"], enough),
+        "balanced_accuracy": (
+            values["balanced_accuracy"],
+            bounds["balanced_accuracy"],
+            enough and np.count_nonzero(matrices.sum((0, 2))) > 1,
+        ),
+        "normal_recall": (recall[0], recall_bounds[:, 0], enough),
+        "abnormal_recall": (recall[1], recall_bounds[:, 1], enough),
+    }
+    return {
+        "patches": int(matrices.sum()),
+        "patients": len(matrices),
+        **{
+            name: _figure(value, low_high) if given else {"value": None, "low": None, "high": None}
+            for name, (value, low_high, given) in figures.items()
+        },
+    }
+
+
+def _matrices(predictions: pd.DataFrame, classes: int) -> NDArray[np.int64]:
+    """Confusion matrix of each patient, (patients, classes, classes)."""
+    truth = predictions["target"].to_numpy(np.int64)
+    answers = predictions["predicted"].to_numpy(np.int64)
+    patients = predictions.groupby(["source", "patient_id"]).ngroup().to_numpy().astype(np.int64)
+    return confusion.by_patient(truth, answers, patients, classes)
 
 
 def _precision_recall(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> dict[str, Any]:

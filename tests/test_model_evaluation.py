@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, precision_recall_fscore_support
 
 from mammo_model import confusion
-from mammo_model.evaluation import metrics_of
+from mammo_model.evaluation import LEAST_PATIENTS, metrics_by, metrics_of
 from mammo_model.figures import confusion_figure, learning_figure, precision_recall_figure, save
 from mammo_model.report import shared_patients
 from mammo_model.settings import TrainingSettings
@@ -95,6 +95,47 @@ def test_equal_patient_numbers_of_two_sources_are_two_patients() -> None:
     table = predictions([0, 1], [0, 1], ["7", "7"])
     table["source"] = ["ddsm", "mini-mias"]
     assert metrics_of(table, CLASSES)["patients"] == 2
+
+
+def test_a_model_that_learned_the_scanner_is_seen_by_scanner() -> None:
+    # Calls every patch of DBA normal and every other one abnormal; one class in five is answered with another abnormal one.
+    truth, answers = [0] * 9 + [1], [0] * 10
+    truth, answers = truth + [0] + [2] * 9, answers + [3] + [2] * 4 + [4] * 5
+    table = predictions(truth, answers)
+    table["scanner"] = ["DBA"] * 10 + [""] * 10
+    other, dba = metrics_by(table, ["source", "scanner"], CLASSES)
+    assert (dba["source"], dba["scanner"], dba["patches"], dba["patients"]) == ("phantom", "DBA", 10, 10)
+    assert dba["accuracy"]["value"] == 0.9
+    assert dba["accuracy"]["low"] < 0.9 < dba["accuracy"]["high"]
+    assert dba["balanced_accuracy"]["value"] == 0.5
+    assert (dba["normal_recall"]["value"], dba["abnormal_recall"]["value"]) == (1, 0)
+    assert other["scanner"] == ""
+    assert other["accuracy"]["value"] == 0.4
+    assert (other["normal_recall"]["value"], other["abnormal_recall"]["value"]) == (0, 1)
+    (source,) = metrics_by(table, ["source"], CLASSES)
+    assert "scanner" not in source
+    assert source["patches"] == 20
+    assert source["normal_recall"]["value"] == 0.9
+    binary = metrics_by(
+        table.assign(target=table["target"].clip(0, 1), predicted=table["predicted"].clip(0, 1)),
+        ["source"],
+        CLASSES[:2],
+    )
+    assert binary[0]["abnormal_recall"] == source["abnormal_recall"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_groups_of_few_patients_or_one_class_have_no_such_figures() -> None:
+    table = predictions([0, 1] * 10 + [2] * 10, [0, 1] * 10 + [2] * 10, ["a", "b", "c", "d"] * 5 + list("abcdefghij"))
+    table["source"] = ["ddsm"] * 20 + ["cbis-ddsm"] * 10
+    one_class, few = metrics_by(table, ["source"], CLASSES)
+    nothing = {"value": None, "low": None, "high": None}
+    assert few["patients"] == 4 < LEAST_PATIENTS
+    assert few["accuracy"] == few["balanced_accuracy"] == few["normal_recall"] == few["abnormal_recall"] == nothing
+    assert one_class["accuracy"] == {"value": 1, "low": 1, "high": 1}
+    assert one_class["balanced_accuracy"] == one_class["normal_recall"] == nothing
+    assert one_class["abnormal_recall"]["value"] == 1
+    json.dumps([one_class, few], allow_nan=False)
 
 
 def test_patients_on_both_sides_are_counted() -> None:

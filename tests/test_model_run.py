@@ -41,6 +41,7 @@ def publish(workspace: Path, labels: tuple[int, ...] = (0, 1, 2, 3, 4), splits: 
                     "row": len(rows),
                     "patch_id": f"{patient}_{index}",
                     "source": "phantom",
+                    "scanner": ("DBA", "HOWTEK", "")[patient % 3],
                     "patient_id": str(patient),
                     "split": splits[patient % len(splits)],
                     "label": label,
@@ -53,7 +54,8 @@ def publish(workspace: Path, labels: tuple[int, ...] = (0, 1, 2, 3, 4), splits: 
     create_patches(folder / "patches.zarr", len(rows), SIZE, StoreSettings(shard_rows=SHARD))
     for shard in shard_ranges(len(rows), SHARD):
         write_shard(folder / "patches.zarr", shard, np.stack(patches[shard.start : shard.stop]))
-    (folder / "manifest.json").write_text(json.dumps({"format_version": 1, "run_id": "tiny", "phantom": True}))
+    manifest = {"format_version": 1, "run_id": "tiny", "phantom": True, "settings": {"plan": {"split": "patient"}}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
     (workspace / "current.json").write_text(json.dumps({"format_version": 1, "run_id": "tiny"}))
 
 
@@ -143,6 +145,31 @@ def test_the_report_is_one_page_that_warns(finished: Any) -> None:
     assert "not the same data" in page
     assert "http" not in page
     assert page.count("data:image/png;base64,") == 4
+
+
+def test_figures_by_source_and_scanner(finished: Any) -> None:
+    groups = finished.metrics["test_groups"]
+    (source,) = groups["source"]
+    test = finished.metrics["splits"]["test"]
+    assert (source["source"], source["patches"], source["patients"]) == ("phantom", 64, 8)
+    assert source["accuracy"] == test["accuracy"]
+    assert [entry["scanner"] for entry in groups["scanner"]] == ["", "DBA", "HOWTEK"]
+    assert sum(entry["patches"] for entry in groups["scanner"]) == 64
+    page = (finished.folder / "report.html").read_text(encoding="utf-8")
+    assert "phantom, scanner not stated" in page
+    assert "phantom, HOWTEK" in page
+
+
+def test_a_split_by_patch_is_shouted(finished: Any, workspace: Path) -> None:
+    from mammo_model import report
+
+    patches = open_run(workspace).patches()
+    pages = [
+        report.render(finished.manifest, SETTINGS, {**finished.metrics, "split_by": split_by}, patches, {})
+        for split_by in ("patient", "official", "patch")
+    ]
+    assert ["Split by patch" in page for page in pages] == [False, False, True]
+    assert finished.metrics["split_by"] == "patient"
 
 
 def test_the_same_command_again_does_nothing(workspace: Path, finished: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
@@ -19,6 +20,7 @@ from mammo_etl.catalog import write_table
 from mammo_etl.convert import decode_png, encode_png
 from mammo_etl.records import (
     REASONS,
+    VERDICTS,
     Abnormality,
     Box,
     Finding,
@@ -28,16 +30,19 @@ from mammo_etl.records import (
     Pathology,
     Reason,
     Rejection,
+    RoiFlag,
     RoiKind,
     Scan,
+    Verdict,
     View,
 )
 from mammo_etl.roi import Region, region_to_json
-from mammo_etl.schema import to_table
+from mammo_etl.schema import from_rows, to_table
 from mammo_etl.settings import BuildSettings, CleaningSettings
 from mammo_etl.workspace import write_bytes, write_json
 
 PHANTOM = "they say nothing about medicine"
+DASH = "\N{EN DASH}"
 HOSTILE = "<script>alert('x')&"
 
 
@@ -142,6 +147,25 @@ def make_run(folder: Path, films: Sequence[Made], rejects: Sequence[Rejection] =
     return run, images
 
 
+def leak(method: str, *counts: int, chosen: bool = False) -> dict[str, Any]:
+    patients, films, pairs = counts or (0, 0, 0)
+    return {"method": method, "chosen": chosen, "patients": patients, "films": films, "patch_pairs": pairs}
+
+
+def of_class(label: int, value: Any, split: str = "all", patches: int = 1) -> dict[str, Any]:
+    return {"split": split, "label": label, "value": value, "patches": patches, "films": patches, "patients": 1}
+
+
+NOTHING_TOLD: dict[str, Any] = {
+    "folds": 5,
+    "resamples": 1000,
+    "level": 0.95,
+    "tables": {"source": [], "scanner": [], "bits": [], "size": []},
+    "told": [],
+    "warnings": [],
+}
+
+
 def manifest(**changes: Any) -> dict[str, Any]:
     return {
         "run_id": "20260102-0123456789abcdef",
@@ -153,6 +177,8 @@ def manifest(**changes: Any) -> dict[str, Any]:
         "timings": [{"stage": "convert", "seconds": 4.0, "items": 10, "unit": "films", "skipped": 3}],
         "phantom": False,
         "warnings": [],
+        "leaks": [leak("patient", chosen=True)],
+        "confounds": NOTHING_TOLD,
         **changes,
     }
 
@@ -268,6 +294,83 @@ def test_a_located_finding_without_a_patch_is_shouted(tmp_path: Path) -> None:
     page = page_of(tmp_path, [Made(), Made(Label.BENIGN_MASS, "P2", patches=0)])
     assert "Located findings without a patch (1): ddsm_P2_001_1<" in page
     assert "Located findings without a patch: 1" in plain(page)
+
+
+def test_it_says_what_crosses_the_splits_under_each_method(tmp_path: Path) -> None:
+    leaks = [leak("patient"), leak("official", chosen=True), leak("patch", 1200, 1300, 45678)]
+    leaks.append(leak("official-as-listed", 31, 29, 7))
+    page = page_of(tmp_path, ALL_CLASSES, leaks=leaks)
+    section = page[page.index("What crosses the splits") :]
+    assert row_of(section, "official (this run)")[:3] == ["0", "0", "0"]
+    assert row_of(section, "patch")[:3] == ["1,200", "1,300", "45,678"]
+    assert row_of(section, "official-as-listed")[:3] == ["31", "29", "7"]
+    assert section.count("(this run)") == 1
+
+
+def test_it_says_how_well_the_class_is_told_without_the_lesion(tmp_path: Path) -> None:
+    figures = {
+        "accuracy": {"value": 0.851, "low": 0.842, "high": 0.861, "chance": 0.85},
+        "balanced_accuracy": {"value": 0.785, "low": 0.74, "high": 0.83, "chance": 0.5},
+    }
+    nothing = {"accuracy": None, "balanced_accuracy": None, "above_chance": False}
+    source = {"task": "binary", "clue": "source", **nothing, "cannot": "cannot be told: all films are of one source"}
+    scanner = {"task": "binary", "clue": "scanner", **figures, "above_chance": True, "cannot": ""}
+    size = {"split": "all", "label": 2, "films": 1, "rows": [4000.0, 4500.0, 5000.0], "columns": [3000.0] * 3}
+    tables = {
+        "source": [of_class(0, "ddsm", patches=17), of_class(2, "cbis-ddsm"), of_class(2, "cbis-ddsm", "train")],
+        "scanner": [of_class(0, "ddsm: DBA MGH", patches=17)],
+        "bits": [of_class(0, 16, patches=17)],
+        "size": [size, {**size, "split": "train"}],
+    }
+    confounds = {**NOTHING_TOLD, "tables": tables, "told": [source, scanner], "warnings": ["the scanner tells"]}
+    page = page_of(tmp_path, ALL_CLASSES, confounds=confounds)
+    section = page[page.index("What tells the class") :]
+    assert "all films are of one source" in row_of(section, "the source")[0]
+    cells = [plain("<body>" + cell).strip() for cell in row_of(section, "the scanner")]
+    assert cells == ["85.1% (84.2% to 86.1%)", "85.0%", "78.5% (74.0% to 83.0%)", "50.0%", "yes"]
+    assert row_of(section, "ddsm: DBA MGH") == ["100.0%", DASH, DASH, DASH, DASH]
+    assert row_of(section, "cbis-ddsm")[2] == "100.0%"
+    assert row_of(section, "rows")[2] == "4,000 / 4,500 / 5,000"
+    assert row_of(section, "train") == ["cbis-ddsm", DASH, DASH, "1 / 1 / 1", DASH, DASH]
+    # It is among the run's warnings; the page does not say it twice.
+    assert "the scanner tells" not in page
+
+
+def test_verdicts_and_flags_have_their_meaning(tmp_path: Path) -> None:
+    films = [Made(), *(Made(Label.BENIGN_MASS, f"P{i}") for i in range(2, 6))]
+    run, images = make_run(tmp_path, films)
+    findings = from_rows(pq.read_table(run / "findings.parquet").to_pylist(), Finding)
+    findings[0] = dataclasses.replace(findings[0], verdict=Verdict.RESCALED, match_score=0.9312)
+    findings[1] = dataclasses.replace(findings[1], match_score=0.99, roi_flags=(RoiFlag.CLIPPED, RoiFlag.OPEN))
+    findings[2] = dataclasses.replace(findings[2], roi_flags=(RoiFlag.OPEN,))
+    write_table(run / "findings.parquet", to_table(findings, Finding))
+    report.write_report(run, images, manifest())
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert row_of(page, "rescaled") == ["1", "0", "1", "0", "0", VERDICTS[Verdict.RESCALED]]
+    assert row_of(page, "as-listed")[0] == "3"
+    assert row_of(page, "quarantined")[0] == "0"
+    assert row_of(page, "open")[0] == "2"
+    assert row_of(page, "clipped")[0] == "1"
+    assert "miscounted" not in page
+    assert "films of 2 findings" in page
+    assert "0.931 / 0.961 / 0.990" in page
+
+
+@pytest.mark.parametrize("flag", RoiFlag)
+def test_every_flag_can_be_shown(flag: RoiFlag) -> None:
+    finding = Finding(
+        finding_id="f",
+        image_id="i",
+        source="ddsm",
+        patient_id="p",
+        abnormality=Abnormality.MASS,
+        pathology=Pathology.BENIGN,
+        pathology_listed="BENIGN",
+        label=Label.BENIGN_MASS,
+        roi_kind=RoiKind.OUTLINE,
+        roi_flags=(flag,),
+    )
+    assert [(name, count) for name, count, _ in report._flag_rows([finding])] == [(flag, 1)]
 
 
 def test_rejects_are_explained_with_a_few_examples(tmp_path: Path) -> None:
