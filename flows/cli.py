@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +15,7 @@ from rich.table import Table
 
 from mammo_etl.files import SourceFileError
 from mammo_etl.inventory import InventoryError, list_sources
+from mammo_etl.phantom.source_faults import FAULTS, Fault, parse_faults
 from mammo_etl.plan import PlanError
 from mammo_etl.reader import ReaderError, open_run
 from mammo_etl.records import REASONS, Reason
@@ -23,6 +24,7 @@ from mammo_etl.settings import SettingsError, SourceSettings
 if TYPE_CHECKING:
     from flows.build_dataset import BuildSummary
     from flows.train_model import TrainSummary
+    from mammo_etl.inspection import Inspection
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -143,11 +145,12 @@ def _build(
     from flows.build_dataset import build_dataset
     from mammo_etl.catalog import IncompleteRunError
     from mammo_etl.extract import DamagedImageError
+    from mammo_etl.leaks import LeakError
 
-    _log_only_surprises(IncompleteRunError, DamagedImageError)
+    _log_only_surprises(IncompleteRunError, DamagedImageError, LeakError)
     try:
         return build_dataset(list(sources), workspace, job.build, job.cluster)
-    except (IncompleteRunError, DamagedImageError) as error:
+    except (IncompleteRunError, DamagedImageError, LeakError) as error:
         raise RunError(str(error)) from error
 
 
@@ -193,6 +196,42 @@ def _show_build(summary: "BuildSummary") -> None:
     if not summary.new:
         console.print("Nothing has changed: this run was there already.")
     console.print(f"Report: {summary.report}", soft_wrap=True, markup=False, highlight=False)
+
+
+@app.command()
+def inspect(
+    source: SourceOption,
+    json: Annotated[bool, typer.Option("--json", help="JSON on standard output, for programs.")] = False,
+    tables_only: Annotated[
+        bool,
+        typer.Option("--tables-only", help="What the tables list, before any film is there; a PATH may be a table."),
+    ] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one per core by default.")] = None,
+) -> None:
+    """Say what sources hold, without building anything."""
+    from flows.inspection_tables import show_inspection
+
+    try:
+        found = _inspect([SourceSettings.parse(text) for text in source], tables_only, workers)
+    except InventoryError as error:
+        raise UsageError(str(error)) from error
+    if json:
+        typer.echo(found.model_dump_json(indent=2))
+    else:
+        show_inspection(found, console)
+
+
+def _inspect(sources: Sequence[SourceSettings], tables_only: bool, workers: int | None) -> "Inspection":
+    if tables_only:
+        from mammo_etl.listed import inspect_tables
+
+        return inspect_tables(sources)
+    # Before Dask is imported: a wrong path is told at once.
+    files = list_sources(sources)
+    from flows.clusters import ClusterSettings
+    from flows.inspect_sources import inspect_sources
+
+    return inspect_sources(files, ClusterSettings(workers=workers))
 
 
 @app.command()
@@ -244,7 +283,7 @@ def _show_training(summary: "TrainSummary") -> None:
     console.print(f"Report: {summary.report}", soft_wrap=True, markup=False, highlight=False)
 
 
-@app.command()
+@app.command(epilog="\n\n".join(["Faults:", *(f"--fault {fault}  {text}" for fault, text in FAULTS.items())]))
 def phantom(
     out: Annotated[Path, typer.Argument(help="Folder for cbis-ddsm, ddsm and truth.")],
     patients: Annotated[int, typer.Option(min=1, help="About half CBIS-DDSM patients, half DDSM cases.")] = 24,
@@ -252,12 +291,27 @@ def phantom(
     height: Annotated[int, typer.Option(min=320, max=8000, help="Height of a film, pixels.")] = 4800,
     width: Annotated[int, typer.Option(min=200, max=6000, help="Width of a film, pixels.")] = 3000,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; one per core by default.")] = None,
+    fault: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A fault to inject, or all; may be given several times.")
+    ] = None,
 ) -> None:
-    """Make films with known truth, as real CBIS-DDSM and DDSM files."""
-    _phantom(out, patients, seed, height, width, workers)
+    """Make films with known truth, as real CBIS-DDSM and DDSM files, and with their faults."""
+    try:
+        faults = parse_faults(fault or [])
+    except ValueError as error:
+        raise UsageError(f"--fault: {error}") from error
+    _phantom(out, patients, seed, height, width, workers, faults)
 
 
-def _phantom(out: Path, patients: int, seed: int, height: int, width: int, workers: int | None) -> None:
+def _phantom(
+    out: Path,
+    patients: int,
+    seed: int,
+    height: int,
+    width: int,
+    workers: int | None,
+    faults: Collection[Fault] = (),
+) -> None:
     from mammo_etl.phantom.write import write_phantoms
 
     columns = (TextColumn("phantoms"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -271,6 +325,7 @@ def _phantom(out: Path, patients: int, seed: int, height: int, width: int, worke
             width=width,
             workers=workers or os.cpu_count() or 1,
             on_patient=lambda done, total: bar.update(patients_bar, completed=done, total=total),
+            faults=faults,
         )
     console.print(f"{summary.patients} patients, {summary.films} films, {summary.findings} findings in {out}")
 

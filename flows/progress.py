@@ -1,5 +1,6 @@
 """Progress of the stages of a flow: bars in a terminal, artifacts in the Prefect UI, and the timings of the run."""
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,8 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.context import FlowRunContext
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -56,10 +55,27 @@ class Stage:
         self.bar.update(self.bar_id, completed=self.done, rate=f"{self.done / max(elapsed, 1e-6):.1f} {self.unit}/s")
         if self.artifact is not None and self.total and time.monotonic() - self.shown > _ARTIFACT_SECONDS:
             self.shown = time.monotonic()
-            update_progress_artifact(self.artifact, min(100.0, 100.0 * self.done / self.total))
+            _update_artifact(self.artifact, min(100.0, 100.0 * self.done / self.total))
+
+
+# Prefect is imported where it is used: that takes seconds, which `mammo inspect` need not spend.
+def _in_flow() -> bool:
+    if "prefect" not in sys.modules:
+        return False
+    from prefect.context import FlowRunContext
+
+    return FlowRunContext.get() is not None
+
+
+def _update_artifact(artifact: UUID, percent: float) -> None:
+    from prefect.artifacts import update_progress_artifact
+
+    update_progress_artifact(artifact, percent)
 
 
 def _new_artifact(name: str, unit: str) -> UUID:
+    from prefect.artifacts import create_progress_artifact
+
     artifact = create_progress_artifact(0.0, key=name, description=f"{name}: {unit}")
     assert isinstance(artifact, UUID)  # a coroutine only in asynchronous flows
     return artifact
@@ -83,14 +99,13 @@ class Stages:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        in_flow = FlowRunContext.get() is not None
-        artifact = _new_artifact(name, unit) if in_flow else None
+        artifact = _new_artifact(name, unit) if _in_flow() else None
         with Progress(*columns, console=Console(stderr=True)) as bar:
             stage = Stage(name, unit, total, bar, bar.add_task(name, total=total, rate=""), artifact)
             yield stage
             bar.update(stage.bar_id, total=stage.done, completed=stage.done)
         if artifact is not None:
-            update_progress_artifact(artifact, 100.0)
+            _update_artifact(artifact, 100.0)
         seconds = time.monotonic() - stage.started
         self.timings.append(
             {"stage": name, "seconds": round(seconds, 3), "items": stage.done, "unit": unit, "skipped": stage.skipped}

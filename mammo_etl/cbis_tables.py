@@ -26,6 +26,11 @@ _COLUMNS = (
 )
 """Columns that must be there, in lower case and with spaces: the tables write both `breast_density` and `breast density`."""
 _DESCRIPTORS = ("mass shape", "mass margins", "calc type", "calc distribution")
+_MAY_BE_NULL = ("breast density", *_DESCRIPTORS, "assessment", "subtlety")
+_FROM_ONE = ("breast density", "subtlety")
+"""Scales that begin at 1: a 0 is no value. That of `assessment` begins at 0 (BI-RADS 0: needs further imaging)."""
+_NULLS = ("", "N/A")
+"""How a table writes that a value is not known; copies that went through a spreadsheet or pandas leave it empty."""
 _PATHOLOGIES = {
     "BENIGN": Pathology.BENIGN,
     "BENIGN_WITHOUT_CALLBACK": Pathology.BENIGN,
@@ -61,6 +66,8 @@ class TableRow:
     assessment: int | None
     subtlety: int | None
     descriptors: str
+    unstated: tuple[str, ...]
+    """Columns that say nothing of this finding: null, or 0 on a scale that begins at 1 (density, subtlety)."""
     split: str
     """train or test: the table that holds the row."""
     image: ListedFile
@@ -131,19 +138,20 @@ def read_tables(files: Iterable[str]) -> Tables:
 
 
 def _parse(content: bytes) -> list[dict[str, str]]:
-    """Rows of a table by column name; line breaks within and around values are dropped."""
+    """Rows of a table by column name; the line breaks that end some values are dropped."""
     try:
         # newline="" leaves line ends to the csv module: values hold line breaks of their own.
         lines = list(csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise SourceFileError(Reason.BAD_TABLE, f"The table is not CSV text: {error}.") from error
+        hint = ": it is cut short" if str(error) == "unexpected end of data" else ""
+        raise SourceFileError(Reason.BAD_TABLE, f"The table is not CSV text: {error}{hint}.") from error
     header = [name.strip().lower().replace("_", " ") for name in lines[0]] if lines else []
     if missing := [column for column in _COLUMNS if column not in header]:
         raise SourceFileError(Reason.BAD_TABLE, f"The table lacks columns: {', '.join(missing)}.")
     return [
         dict(zip(header, (value.strip().strip('"').strip() for value in line), strict=False))
         for line in lines[1:]
-        if any(line)
+        if any(value.strip() for value in line)
     ]
 
 
@@ -186,7 +194,13 @@ def _row(values: dict[str, str], split: str) -> TableRow:
         density=density if density in (1, 2, 3, 4) else None,
         assessment=_integer(values.get("assessment", "")),
         subtlety=_integer(values.get("subtlety", "")),
-        descriptors="; ".join(value for column in _DESCRIPTORS if (value := values.get(column, "")) not in ("", "N/A")),
+        descriptors="; ".join(value for column in _DESCRIPTORS if (value := values.get(column, "")) not in _NULLS),
+        unstated=tuple(
+            column
+            for column in _MAY_BE_NULL
+            if column in values
+            and (values[column] in _NULLS or (column in _FROM_ONE and _integer(values[column]) == 0))
+        ),
         split=split,
         image=listed("image file path"),
         crop=listed("cropped image file path"),
@@ -195,4 +209,5 @@ def _row(values: dict[str, str], split: str) -> TableRow:
 
 
 def _integer(text: str) -> int | None:
-    return int(text) if re.fullmatch(r"\d{1,4}", text) else None
+    match = re.fullmatch(r"(\d{1,4})(\.0)?", text)  # pandas writes a column of integers with a gap as 3.0
+    return int(match[1]) if match else None

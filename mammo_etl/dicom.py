@@ -9,6 +9,7 @@ import warnings
 import zlib
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Literal
 
 import numpy as np
 import pydicom
@@ -17,7 +18,6 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import FileDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import data_element_offset_to_value, read_partial
-from pydicom.multival import MultiValue
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.tag import BaseTag
 from pydicom.uid import (
@@ -66,7 +66,8 @@ _KEYWORDS = (
     "PhotometricInterpretation",
     "NumberOfFrames",
 )
-_TAGS: list[BaseTag | int] = [tag for keyword in _KEYWORDS if (tag := tag_for_keyword(keyword)) is not None]
+_TAG_OF: dict[str, int] = {keyword: tag for keyword in _KEYWORDS if (tag := tag_for_keyword(keyword)) is not None}
+_TAGS: list[BaseTag | int] = [*_TAG_OF.values()]
 
 _BROKEN = (
     InvalidDicomError,
@@ -274,17 +275,31 @@ def _checked(parsed: _Parsed, size: int) -> DicomHeader:
 
 
 def _fields(dataset: FileDataset) -> tuple[DicomHeader, int, bool]:
-    """Header, samples per pixel, and whether pixels are signed."""
+    """Header, samples per pixel, and whether pixels are signed.
+
+    Values are taken as they stand in the file: for these few, pydicom's conversion of values costs as much again as all the rest.
+    Raises ValueError for a number that is none.
+    """
+    order: Literal["little", "big"] = "little" if dataset.original_encoding[1] else "big"
+
+    def raw(keyword: str) -> bytes:
+        element = dataset.get_item(_TAG_OF[keyword])
+        value = None if element is None else element.value
+        return value if isinstance(value, bytes) else b""
 
     def text(keyword: str) -> str:
-        value = dataset.get(keyword)
-        if value is None:
-            return ""
-        return "\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value)
+        # UIDs, codes and identifiers: ASCII, padded to an even length (PS3.5 6.2).
+        return "\\".join(part.strip(" \0") for part in raw(keyword).decode("latin-1").split("\\"))
 
     def number(keyword: str, default: int) -> int:
-        value = dataset.get(keyword)
-        return default if value is None else int(value)
+        value = raw(keyword)
+        if len(value) not in (0, 2):
+            raise ValueError(f"{keyword}: expected 2 bytes, found {len(value)}")
+        return int.from_bytes(value, order) if value else default
+
+    def written(keyword: str, default: int) -> int:
+        value = text(keyword)
+        return int(value) if value else default
 
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if not syntax:
@@ -296,7 +311,7 @@ def _fields(dataset: FileDataset) -> tuple[DicomHeader, int, bool]:
         study_instance_uid=text("StudyInstanceUID"),
         patient_id=text("PatientID"),
         series_description=text("SeriesDescription"),
-        instance_number=number("InstanceNumber", 0),
+        instance_number=written("InstanceNumber", 0),
         laterality=text("Laterality"),
         patient_orientation=text("PatientOrientation"),
         rows=number("Rows", 0),
@@ -305,6 +320,6 @@ def _fields(dataset: FileDataset) -> tuple[DicomHeader, int, bool]:
         bits_stored=number("BitsStored", number("BitsAllocated", 0)),
         photometric_interpretation=text("PhotometricInterpretation"),
         transfer_syntax_uid=str(syntax),
-        number_of_frames=number("NumberOfFrames", 1),
+        number_of_frames=written("NumberOfFrames", 1),
     )
     return header, number("SamplesPerPixel", 1), number("PixelRepresentation", 0) != 0

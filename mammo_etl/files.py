@@ -4,6 +4,7 @@ A file is named by a plain local path or by an fsspec URL (`zip://mdb001.pgm::/d
 as a string and is opened there.
 """
 
+import functools
 import hashlib
 import os
 import zlib
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from zipfile import BadZipFile
 
+from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
 try:
@@ -104,7 +106,7 @@ def read_bytes(url: str, limit: int | None = None) -> bytes:
         if "://" not in url:
             with Path(url).open("rb") as file:
                 return file.read(-1 if limit is None else limit)
-        filesystem, path = url_to_fs(url)
+        filesystem, path = _filesystem(url)
         # Not a file object's read: on an object store that would fetch a read-ahead block for a header.
         content: bytes = filesystem.cat_file(path, end=limit)
         return content
@@ -114,12 +116,29 @@ def read_bytes(url: str, limit: int | None = None) -> bytes:
         raise SourceFileError(Reason.UNREADABLE_FILE, f"The file could not be read: {reason}.") from error
 
 
+def _filesystem(url: str) -> tuple[AbstractFileSystem, str]:
+    """Filesystem and path of an URL."""
+    path, *archive = url.split("::", 1)
+    if not archive:
+        filesystem, path = url_to_fs(url)
+        return filesystem, path
+    protocol, member = path.split("://", 1)
+    return _archive(protocol, archive[0], tuple(stamp_of(archive[0]) or ())), member
+
+
+@functools.lru_cache(maxsize=8)
+def _archive(protocol: str, place: str, stamp: tuple[int, ...]) -> AbstractFileSystem:
+    """An archive's filesystem, kept open while the archive's `stamp` is the same: its list of contents is read only once."""
+    filesystem: AbstractFileSystem = url_to_fs(f"{protocol}://::{place}")[0]
+    return filesystem
+
+
 def size_of(url: str) -> int:
     """Size of a file in bytes; raises SourceFileError if it is not there."""
     try:
         if "://" not in url:
             return Path(url).stat().st_size
-        filesystem, path = url_to_fs(url)
+        filesystem, path = _filesystem(url)
         return int(filesystem.size(path))
     except OSError as error:
         raise SourceFileError(Reason.UNREADABLE_FILE, f"The file could not be read: {error}.") from error

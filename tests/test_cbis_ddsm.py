@@ -5,7 +5,6 @@ import io
 import random
 import shutil
 import zipfile
-from collections import Counter
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -17,7 +16,6 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ImplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
 from mammo_etl import dicom
-from mammo_etl.cbis_tables import read_tables
 from mammo_etl.files import SourceFileError, list_files
 from mammo_etl.film import Film, read_film
 from mammo_etl.records import Abnormality, Label, Laterality, Pathology, Reason, Rejection, RoiKind, Verdict, View
@@ -537,33 +535,3 @@ def test_tables_that_differ(tmp_path: Path) -> None:
 def test_no_dicom_files(tmp_path: Path) -> None:
     write_table(tmp_path, [Case(tmp_path).row()])
     assert [reject.code for reject in inventory_of(tmp_path).rejects] == [Reason.EMPTY_SOURCE]
-
-
-@pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_real_tables(realdata: Path, tmp_path: Path, newline: str) -> None:
-    for path in (realdata / "cbis_csv").glob("*.csv"):
-        text = path.read_bytes().replace(b"\r\n", b"\n").decode()
-        # Some copies have every line end, those within values too, in Windows' way.
-        (tmp_path / path.name.upper()).write_bytes(text.replace("\n", newline).encode())
-    tables = read_tables(str(path) for path in tmp_path.iterdir())
-    assert tables.rejects == ()
-    assert len({row.finding_id for row in tables.rows}) == len(tables.rows) == 3568
-    assert len({row.image_id for row in tables.rows}) == 3103
-    assert len({row.patient_id for row in tables.rows}) == 1566
-    assert Counter((row.pathology, row.abnormality) for row in tables.rows) == {
-        (Pathology.BENIGN, Abnormality.CALCIFICATION): 1199,
-        (Pathology.BENIGN, Abnormality.MASS): 912,
-        (Pathology.MALIGNANT, Abnormality.CALCIFICATION): 673,
-        (Pathology.MALIGNANT, Abnormality.MASS): 784,
-    }
-    assert Counter(row.split for row in tables.rows) == {"train": 1318 + 1546, "test": 378 + 326}
-    # One series, and one split, for each film.
-    assert len({(row.image_id, row.image.series_uid, row.split) for row in tables.rows}) == 3103
-    row = next(row for row in tables.rows if row.finding_id == "cbis-ddsm_P_00005_RIGHT_CC_calc_1")
-    assert row.mask.name == "000000.dcm"
-    assert row.crop.name == "000001.dcm"
-    assert row.crop.series_uid == "1.3.6.1.4.1.9590.100.1.2.393344010211719049419601138200355094682"
-    assert row.descriptors == "AMORPHOUS; CLUSTERED"
-    zero = [row for row in tables.rows if row.subtlety == 0]
-    assert len(zero) == 2
-    assert sum(row.density is None for row in tables.rows) == 2

@@ -46,6 +46,7 @@ def dataset_of(pixels: NDArray[np.generic], **fields: object) -> Dataset:
     dataset.PatientBirthDate = "19500101"
     dataset.PatientID = "Mass-Training_P_00001_LEFT_CC"
     dataset.SeriesDescription = "full mammogram images"
+    dataset.InstanceNumber = 3
     dataset.Laterality = "L"
     dataset.PatientOrientation = "CC"
     dataset.Rows, dataset.Columns = pixels.shape[-2:]
@@ -93,6 +94,7 @@ def test_header_fields(tmp_path: Path, pixels: NDArray[np.uint16]) -> None:
         study_instance_uid="1.2",
         patient_id="Mass-Training_P_00001_LEFT_CC",
         series_description="full mammogram images",
+        instance_number=3,
         laterality="L",
         patient_orientation="CC",
         rows=37,

@@ -30,7 +30,7 @@ PATIENTS, SEED = 4, 8
 SIZE = (480, 320)
 LARGE, LARGEST = (960, 640), (1440, 960)
 """Where a mask is drawn at another size: at 480 rows a pixel is a tenth of the smaller lesions. Where the cut-out is, too: one shorter than
-64 pixels is found only if it is an exact copy."""
+32 pixels is found only if it is an exact copy."""
 
 SAME_SOURCE = [
     Fault.OLD_NBIA,
