@@ -7,7 +7,7 @@ PYTHON ?= $(firstword $(foreach version,3.13 3.12 3.11,$(shell python$(version) 
 IN_VENV := .venv/bin/python
 INSTALLED := .venv/installed
 
-.PHONY: help install demo test test-slow format lock clean
+.PHONY: help install demo test test-slow bench format lock clean
 
 help: ## List the commands
 	@grep -E '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ test: $(INSTALLED) ## Run the linters, the type checker and the tests
 
 test-slow: $(INSTALLED) ## Run the tests that take more than about a minute
 	$(IN_VENV) -m pytest -m slow
+
+bench: $(INSTALLED) ## Run the benchmarks, each against its named alternative
+	for benchmark in tests/benchmarks/*.py; do $(IN_VENV) $$benchmark || exit; done
 
 format: $(INSTALLED) ## Format the code
 	$(IN_VENV) -m ruff check --fix .
