@@ -5,6 +5,7 @@ CBIS-DDSM supplies with each finding a cut-out of the film around the lesion. It
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import cv2
 import numpy as np
@@ -28,6 +29,10 @@ _MARGIN = 48
 """How far from its place a cut-out may lie, pixels, beside half of what it is larger than the mask's box."""
 _FARTHEST = 512
 """Largest such distance."""
+_SLACK = 16
+"""By how much a ROI's box may reach over its cut-out, pixels, beside a tenth of the cut-out: masks and cut-outs were resampled apart."""
+_LARGEST = 4
+"""A cut-out this many times as long as the ROI's box, and some pixels more, was made of something else."""
 _FINE, _COARSE = 1.0, 3.0
 """Standard deviations, pixels, of the Gaussians whose difference is compared: without the film's grain, and without the slow changes of
 brightness that make any two places of a breast alike."""
@@ -39,8 +44,23 @@ class Match:
 
     score: float
     """Correlation, 1 at best."""
-    found: bool
-    """Whether that is enough."""
+    place: Box
+    """Where the whole cut-out lies on the film, at the scale with which it fits best."""
+
+    @property
+    def found(self) -> bool:
+        """Whether the score is enough."""
+        return self.score >= _FOUND
+
+    def frames(self, box: Box, rows: int, columns: int) -> bool:
+        """Whether a ROI of this box is what the cut-out was made of, on a film of rows x columns.
+
+        CBIS-DDSM cut along the ROI's bounding rectangle (Lee et al. 2017, doi:10.1038/sdata.2017.177), some with a margin: the box lies within
+        the cut-out, about in its middle unless the film ends there, and fills a fair part of it.
+        """
+        return _framed(self.place.y, self.place.height, box.y, box.height, rows) and _framed(
+            self.place.x, self.place.width, box.x, box.width, columns
+        )
 
 
 def match_crop(film: Pixels, crop: Pixels, box: Box, scales: Sequence[tuple[float, float]]) -> Match | None:
@@ -50,9 +70,17 @@ def match_crop(film: Pixels, crop: Pixels, box: Box, scales: Sequence[tuple[floa
     cross-correlation (Lewis 1995) of the filtered images, 1 for an exact copy. None if the cut-out is too small or of one grey, or if
     there is no room for it.
     """
-    scores = [_score(film, _scaled(crop, *scale), box) for scale in scales]
-    best = max((score for score in scores if score is not None), default=None)
-    return None if best is None else Match(best, best >= _FOUND)
+    matches = [_best(film, _scaled(crop, *scale), box) for scale in scales]
+    return max((match for match in matches if match is not None), key=attrgetter("score"), default=None)
+
+
+def _framed(start: int, length: int, box_start: int, box_length: int, film: int) -> bool:
+    """The same along one axis."""
+    slack = _SLACK + length // 10
+    within = start - slack <= box_start and box_start + box_length <= start + length + slack
+    at_edge = start <= slack or start + length >= film - slack
+    middle = abs((2 * box_start + box_length) - (2 * start + length)) / 2 <= max(slack, length / 4)
+    return within and (middle or at_edge) and length <= _LARGEST * box_length + 8 * _SLACK
 
 
 def _scaled(crop: Pixels, scale_y: float, scale_x: float) -> Pixels:
@@ -64,16 +92,15 @@ def _scaled(crop: Pixels, scale_y: float, scale_x: float) -> Pixels:
     return scaled
 
 
-def _score(film: Pixels, crop: Pixels, box: Box) -> float | None:
+def _best(film: Pixels, crop: Pixels, box: Box) -> Match | None:
     if min(crop.shape) < _LEAST:
         return None
     height, width = min(crop.shape[0], _SIDE), min(crop.shape[1], _SIDE)
     top, left = (crop.shape[0] - height) // 2, (crop.shape[1] - width) // 2
     y, reach_y = _around(box.y, box.height, crop.shape[0], height)
     x, reach_x = _around(box.x, box.width, crop.shape[1], width)
-    window = film[
-        max(0, y - reach_y) : max(0, y + height + reach_y + 1), max(0, x - reach_x) : max(0, x + width + reach_x + 1)
-    ]
+    first_y, first_x = max(0, y - reach_y), max(0, x - reach_x)
+    window = film[first_y : max(0, y + height + reach_y + 1), first_x : max(0, x + width + reach_x + 1)]
     if window.shape[0] < height or window.shape[1] < width:
         return None
     wanted = np.asarray(crop[top : top + height, left : left + width], np.float32)
@@ -88,7 +115,9 @@ def _score(film: Pixels, crop: Pixels, box: Box) -> float | None:
         return None
     scores = cv2.matchTemplate(filtered(offered), np.ascontiguousarray(wanted), cv2.TM_CCOEFF_NORMED)
     # Where the film is of one grey, the score is 0 / 0.
-    return float(np.clip(np.nan_to_num(scores, posinf=0, neginf=0), -1, 1).max())
+    _, score, _, (found_x, found_y) = cv2.minMaxLoc(np.clip(np.nan_to_num(scores, posinf=0, neginf=0), -1, 1))
+    place = Box(first_y + found_y - edge - top, first_x + found_x - edge - left, *crop.shape)
+    return Match(float(score), place)
 
 
 def _around(start: int, length: int, crop: int, part: int) -> tuple[int, int]:

@@ -99,14 +99,14 @@ def is_uniform(ratio_y: float, ratio_x: float) -> bool:
 def mask_region(finding: Finding, file: MaskFile, rows: int, columns: int) -> Region:
     """The ROI that a mask gives on a film of that size, the mask brought to it if need be.
 
-    Raises SourceFileError: `missing-mask` if the file has more than one grey value beside 0, `mask-size` if rows and columns differ by
+    Raises SourceFileError: `missing-mask` if its grey values are not 0 and one other, `mask-size` if rows and columns differ by
     two ratios, `empty-mask`.
     """
     mask = file.mask
-    if len({0, *file.values}) > 2:
+    if len({0, *file.values}) > 2 or 0 not in file.values:
         raise SourceFileError(
             Reason.MISSING_MASK,
-            f"The file taken for the ROI mask has {len(file.values)} grey values: expected 0 and one other.",
+            f"The file taken for the ROI mask has {len(file.values)} grey value(s): expected 0 and one other.",
         )
     height, width = mask.shape
     if not is_uniform(rows / height, columns / width):

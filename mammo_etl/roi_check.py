@@ -25,7 +25,7 @@ class CheckedRoi:
 def check_roi(finding: Finding, film: Pixels) -> CheckedRoi:
     """The ROI of a finding on its film, (rows, columns).
 
-    A mask is proved by its finding's cut-out, which must be found on the film near the mask: a mask of another size is of no use without
+    A mask is proved by its finding's cut-out, which must be found on the film around the mask, and frame it: a mask of another size is of no use without
     this proof, one of the film's own size is refused if the proof fails.
     """
     rows, columns = film.shape
@@ -38,7 +38,7 @@ def check_roi(finding: Finding, film: Pixels) -> CheckedRoi:
         region = mask_region(finding, file, rows, columns)
         ratios = (rows / file.mask.shape[0], columns / file.mask.shape[1])
         match = _match(finding, film, region, ratios)
-        _demand_proof(match, rescaled=ratios != (1.0, 1.0))
+        _demand_proof(match, region, film, rescaled=ratios != (1.0, 1.0))
     except SourceFileError as error:
         return CheckedRoi(_with_evidence(finding, file, match, quarantined=True), None, error)
     return CheckedRoi(_with_evidence(finding, file, match, quarantined=False), region, None)
@@ -56,10 +56,18 @@ def _match(finding: Finding, film: Pixels, region: Region, ratios: tuple[float, 
     return match_crop(film, crop, region.box, sorted({(1.0, 1.0), ratios}))
 
 
-def _demand_proof(match: Match | None, *, rescaled: bool) -> None:
+def _demand_proof(match: Match | None, region: Region, film: Pixels, *, rescaled: bool) -> None:
     """Raises SourceFileError if the cut-out's match, None if it could not be looked for, is not enough."""
+    rows, columns = film.shape
     if match is not None and match.found:
-        return
+        if match.frames(region.box, rows, columns):
+            return
+        box, place = region.box, match.place
+        raise SourceFileError(
+            Reason.WRONG_MASK,
+            f"The cut-out shows {place.height} x {place.width} pixels from row {place.y}, column {place.x}, the ROI mask "
+            f"{box.height} x {box.width} from row {box.y}, column {box.x}: expected a ROI that fills its cut-out.",
+        )
     if rescaled:
         why = "there is no cut-out to prove its place" if match is None else f"its cut-out scores {match.score:.2f}"
         raise SourceFileError(
@@ -72,6 +80,9 @@ def _demand_proof(match: Match | None, *, rescaled: bool) -> None:
             f"The film does not show the finding's cut-out at its ROI mask (score {match.score:.2f}, 1 at best): "
             "mask or cut-out belongs to another film.",
         )
+    box = region.box
+    if box.height == rows and box.width == columns:
+        raise SourceFileError(Reason.WRONG_MASK, "The ROI mask reaches all four edges of the film: no lesion does.")
 
 
 def _with_evidence(finding: Finding, file: MaskFile | None, match: Match | None, *, quarantined: bool) -> Finding:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mammo_etl.crop_match import Match, match_crop
+from mammo_etl.crop_match import match_crop
 from mammo_etl.records import Box
 
 SCALE = 50 / 43.5
@@ -47,6 +47,8 @@ def test_an_exact_copy_is_found_whatever_its_margin_and_linear_scale(
     assert match is not None
     assert match.found
     assert match.score > 0.98
+    assert match.place == Box(max(0, box.y - margin), max(0, box.x - margin), *crop.shape)
+    assert match.frames(box, *FILM.shape)
 
 
 @settings(deadline=None, max_examples=40)
@@ -100,4 +102,6 @@ def test_what_tells_nothing(crop: NDArray[np.uint16], box: Box) -> None:
 
 def test_a_black_film_shows_nothing() -> None:
     box = Box(300, 300, 90, 90)
-    assert match_crop(np.zeros_like(FILM), cut(box), box, [(1.0, 1.0)]) == Match(0, False)
+    match = match_crop(np.zeros_like(FILM), cut(box), box, [(1.0, 1.0)])
+    assert match is not None
+    assert (match.score, match.found) == (0, False)

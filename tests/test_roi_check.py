@@ -158,3 +158,43 @@ def test_other_kinds_of_roi_are_taken_as_they_are(tmp_path: Path) -> None:
     assert quarantined(outside) is Reason.ROI_OUTSIDE
     nowhere = replace(circle, roi_kind=RoiKind.NONE)
     assert check_roi(nowhere, FILM) == CheckedRoi(nowhere, None, None)
+
+
+def elsewhere(y: int, x: int, height: int, width: int) -> NDArray[np.uint8]:
+    mask = np.zeros_like(MASK)
+    mask[y : y + height, x : x + width] = 255
+    return mask
+
+
+@pytest.mark.parametrize("with_crop", [True, False])
+@pytest.mark.parametrize("mask", [np.full_like(MASK, 255), 255 - MASK], ids=["all white", "inverted"])
+def test_a_mask_of_the_whole_film_is_refused(tmp_path: Path, mask: NDArray[np.uint8], with_crop: bool) -> None:
+    code = quarantined(check_roi(finding(tmp_path, mask, CROP if with_crop else None), FILM))
+    assert code in (Reason.MISSING_MASK, Reason.WRONG_MASK)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        elsewhere(20, 20, 1000, 650),
+        MASK | elsewhere(600, 300, 90, 90),
+        MASK | elsewhere(0, 0, 3, 3),
+        elsewhere(BOX.y, BOX.right + 20, 20, 20),
+        elsewhere(BOX.y + 40, BOX.right - 10, 100, 100),
+        elsewhere(BOX.y - 60, BOX.x - 60, 250, 230),
+        elsewhere(BOX.y + 60, BOX.x + 50, 5, 5),
+    ],
+    ids=["most of the film", "two lesions", "stray corner", "beside it", "half beside it", "far too large", "a speck"],
+)
+def test_the_cut_out_must_frame_the_mask(tmp_path: Path, mask: NDArray[np.uint8]) -> None:
+    """The cut-out is this film's, and near: that alone proves nothing."""
+    assert quarantined(check_roi(finding(tmp_path, mask, CROP), FILM)) is Reason.WRONG_MASK
+
+
+@pytest.mark.parametrize("margin", [0, 40])
+@pytest.mark.parametrize(("y", "x"), [(0, 0), (0, 300), (1078 - 130, 733 - 110), (400, 0)])
+def test_a_cut_out_that_the_films_edge_clips_frames_its_mask(tmp_path: Path, y: int, x: int, margin: int) -> None:
+    mask = elsewhere(y, x, 130, 110)
+    crop = FILM[max(0, y - margin) : y + 130 + margin, max(0, x - margin) : x + 110 + margin]
+    checked = check_roi(finding(tmp_path, mask, np.ascontiguousarray(crop)), FILM)
+    assert checked.fault is None
