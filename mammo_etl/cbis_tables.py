@@ -137,6 +137,14 @@ def read_tables(files: Iterable[str]) -> Tables:
     return Tables(tuple(row for _, row in sorted(rows_by_id.items())), tuple(rejects))
 
 
+def official_parts(rows: Iterable[TableRow]) -> dict[str, tuple[str, ...]]:
+    """The parts, test and train, in which the tables list each patient; 31 are in both."""
+    parts: dict[str, set[str]] = {}
+    for row in rows:
+        parts.setdefault(row.patient_id, set()).add(row.split)
+    return {patient: tuple(sorted(found)) for patient, found in parts.items()}
+
+
 def _parse(content: bytes) -> list[dict[str, str]]:
     """Rows of a table by column name; the line breaks that end some values are dropped."""
     try:

@@ -123,7 +123,11 @@ def _filesystem(url: str) -> tuple[AbstractFileSystem, str]:
         filesystem, path = url_to_fs(url)
         return filesystem, path
     protocol, member = path.split("://", 1)
-    return _archive(protocol, archive[0], tuple(stamp_of(archive[0]) or ())), member
+    stamp = stamp_of(archive[0])
+    if stamp is None:
+        # On a store there is no telling whether the archive is still the same.
+        return url_to_fs(f"{protocol}://::{archive[0]}")[0], member
+    return _archive(protocol, archive[0], tuple(stamp)), member
 
 
 @functools.lru_cache(maxsize=8)

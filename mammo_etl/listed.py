@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mammo_etl.cbis_tables import SOURCE, TableRow, Tables, read_tables
+from mammo_etl.cbis_tables import SOURCE, TableRow, Tables, official_parts, read_tables
 from mammo_etl.files import SourceFileError, name_of, read_bytes
 from mammo_etl.ics import IcsCase, parse_name
 from mammo_etl.inspection import Inspected, Inspection, inspect
@@ -57,11 +57,12 @@ def _listed(source: SourceFiles) -> Inspected:
 
 def listed_by_cbis_tables(tables: Tables) -> Inventory:
     """The films and findings of CBIS-DDSM's tables; paths are those that the tables write."""
+    parts = official_parts(tables.rows)
     first_rows: dict[str, TableRow] = {}
     for row in tables.rows:
         first_rows.setdefault(row.image_id, row)
     return Inventory(
-        tuple(_scan(row) for row in first_rows.values()),
+        tuple(_scan(row, parts[row.patient_id]) for row in first_rows.values()),
         tuple(_finding(row) for row in tables.rows),
         tables.rejects,
     )
@@ -118,7 +119,7 @@ def _bad_table(kind: str, message: str, path: str) -> Rejection:
     return Rejection(stage="inventory", code=Reason.BAD_TABLE, message=message, source=kind, path=path)
 
 
-def _scan(row: TableRow) -> Scan:
+def _scan(row: TableRow, parts: tuple[str, ...]) -> Scan:
     return Scan(
         image_id=row.image_id,
         source=SOURCE,
@@ -132,6 +133,7 @@ def _scan(row: TableRow) -> Scan:
         bits=0,
         density=row.density,
         official_split=row.split,
+        official_parts=parts,
     )
 
 

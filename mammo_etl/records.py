@@ -154,7 +154,7 @@ REASONS: dict[Reason, str] = {
     Reason.MISSING_MASK: "A finding without a readable ROI mask.",
     Reason.MASK_SIZE: "A ROI mask whose size differs from its film's, not in one ratio of rows and columns.",
     Reason.MASK_UNPROVED: "A ROI mask of another size than its film, and no cut-out found that proves its place.",
-    Reason.WRONG_MASK: "A ROI mask where the film does not show the finding's cut-out: it belongs to another film.",
+    Reason.WRONG_MASK: "A ROI mask that the finding's cut-out contradicts: one of the two belongs to another film or finding.",
     Reason.EMPTY_MASK: "A ROI mask or outline that covers no pixel.",
     Reason.NOT_LOCATED: "A finding for which the source gives no place.",
     Reason.ROI_OUTSIDE: "A ROI that lies outside its film.",
@@ -209,6 +209,10 @@ class Scan:
     pixel_um: Annotated[float | None, Doc("Pixel pitch in micrometres, if the source states it.")] = None
     density: Annotated[int | None, Doc("Breast density, ACR 1 to 4, if the source states it.")] = None
     official_split: Annotated[str, Doc("Split of the source's own tables: train or test; empty if it has none.")] = ""
+    official_parts: Annotated[
+        tuple[str, ...],
+        Doc("Parts in which the source's tables list the patient, whether those films are there or not."),
+    ] = ()
     sop_instance_uid: Annotated[str, Doc("DICOM SOP instance UID; empty for other formats.")] = ""
 
 
@@ -255,7 +259,7 @@ class Finding:
     match_score: Annotated[
         float | None,
         Doc(
-            "How well the cut-out was found on the film beside the mask: correlation, 1 at best; null if not looked for."
+            "How well the cut-out was found on the film beside the mask: correlation, 1 at best; null without a mask and a cut-out that can be looked for."
         ),
     ] = None
     roi_flags: Annotated[

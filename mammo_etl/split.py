@@ -25,7 +25,7 @@ def split_patches(patches: pd.DataFrame, scans: Sequence[Scan], settings: PlanSe
     """The split (train, validation, test) of every patch by `settings.split`, with the index of `patches`.
 
     `patches` has the columns source, patient_id and patch_id; `scans` are all films of the run, with or without a patch. By `official`, a
-    patient goes where the tables put any film of theirs, and to `settings.in_both_parts` if they put some in either part; validation is
+    patient goes where the tables put any film of theirs, be it there or not, and to `settings.in_both_parts` if they put some in either part; validation is
     taken from the training part, and patients without an official part go by the hash. By `patch`, each patch goes by a hash of its own,
     whatever its patient: for comparison with published figures that were had so.
     """
@@ -44,11 +44,11 @@ def split_patches(patches: pd.DataFrame, scans: Sequence[Scan], settings: PlanSe
 
 
 def _official_parts(scans: Sequence[Scan]) -> dict[tuple[str, str], set[str]]:
-    """Patients (source, patient_id) whose films have an official part, and these parts."""
+    """Patients (source, patient_id) who have an official part, and these parts, films that are missing included."""
     parts: dict[tuple[str, str], set[str]] = {}
     for scan in scans:
-        if scan.official_split:
-            parts.setdefault((scan.source, scan.patient_id), set()).add(scan.official_split)
+        if there := {scan.official_split, *scan.official_parts} - {""}:
+            parts.setdefault((scan.source, scan.patient_id), set()).update(there)
     return parts
 
 

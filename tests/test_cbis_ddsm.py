@@ -225,19 +225,44 @@ def test_crop_and_mask_in_series_of_their_own(tmp_path: Path, swapped: bool) -> 
     assert finding.mask_listed_as == ("crop" if swapped else "mask")
 
 
+@pytest.mark.parametrize("number", [0, 1])
 @pytest.mark.parametrize("strayed", ["crop", "mask"])
-def test_crop_and_mask_that_have_come_apart(tmp_path: Path, strayed: str) -> None:
-    """The tables name one series for both; one of the two is in another, which no table names."""
+def test_crop_and_mask_that_have_come_apart(tmp_path: Path, strayed: str, number: int) -> None:
+    """The tables name one series for both; one of the two is in another, which no table names, under whatever number."""
     case = Case(tmp_path)
     case.film().write(0, FILM)
     places = {"crop": case.roi(), "mask": case.roi()} | {strayed: case.roi(1, "strayed")}
-    crop, mask = places["crop"].write(0, CROP), places["mask"].write(1, MASK)
+    numbers = {"crop": 0, "mask": 1} | {strayed: number}
+    crop, mask = places["crop"].write(numbers["crop"], CROP), places["mask"].write(numbers["mask"], MASK)
     write_table(tmp_path, [case.row()])
     inventory = inventory_of(tmp_path)
     (finding,) = inventory.findings
     assert (finding.roi_path, finding.crop_path) == (str(mask), str(crop))
     assert finding.verdict is Verdict.SPLIT_SERIES
+    assert finding.mask_listed_as == ("mask" if strayed == "crop" else "")
     assert inventory.rejects == ()
+
+
+@pytest.mark.parametrize("pixels", [FILM[:20, :20], MASK[::-1]], ids=["another crop", "another mask"])
+def test_unlisted_series_of_the_patient_do_not_displace_listed_files(
+    tmp_path: Path, pixels: NDArray[np.generic]
+) -> None:
+    case = Case(tmp_path).write()
+    extra = case.roi(1, "AAA").write(0, np.ascontiguousarray(pixels))
+    write_table(tmp_path, [case.row()])
+    inventory = inventory_of(tmp_path)
+    (finding,) = inventory.findings
+    assert (finding.roi_path, finding.crop_path) == (str(case.roi().path(1)), str(case.roi().path(0)))
+    assert finding.verdict is Verdict.AS_LISTED
+    assert [(row.code, row.path) for row in inventory.rejects] == [(Reason.NOT_IN_TABLES, str(extra))]
+
+
+def test_the_tables_tell_a_patients_parts_though_a_film_is_missing(tmp_path: Path) -> None:
+    train, test = Case(tmp_path).write(), Case(tmp_path, part="Test", view="MLO")
+    write_table(tmp_path, [train.row()])
+    write_table(tmp_path, [test.row()], name=TABLE.replace("train", "test"))
+    (scan,) = inventory_of(tmp_path).scans
+    assert (scan.official_split, scan.official_parts) == ("train", ("test", "train"))
 
 
 @pytest.mark.parametrize("swapped", [False, True])

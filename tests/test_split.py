@@ -1,6 +1,7 @@
 """Splits: stable by patient, true to the official parts, or by patch."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -111,3 +112,13 @@ def test_by_patch_has_the_shares_of_patches_and_depends_on_the_patch_alone() -> 
     part = patches.sample(1000, random_state=0)
     pd.testing.assert_series_equal(split_patches(part, scans, plan), splits[part.index])
     assert not split_patches(patches, scans, PlanSettings(split="patch", validation=0.2, seed=1)).equals(splits)
+
+
+@pytest.mark.parametrize("in_both", ["train", "test"])
+def test_official_knows_the_part_of_a_film_that_is_not_there(in_both: str) -> None:
+    """A partial download must not bring a patient of the test tables into training."""
+    (scan,) = scans_of([("cbis-ddsm", 1, "train")])
+    listed = replace(scan, official_parts=("test", "train"))
+    plan = PlanSettings(split="official", in_both_parts=in_both, validation=0)  # type: ignore[arg-type]
+    assert splits_of_patients([listed], plan) == {("cbis-ddsm", "P1"): {in_both}}
+    assert splits_of_patients([scan], plan) == {("cbis-ddsm", "P1"): {"train"}}

@@ -12,7 +12,7 @@ from functools import partial
 from operator import attrgetter
 
 from mammo_etl import dicom
-from mammo_etl.cbis_tables import SOURCE, ListedFile, TableRow, read_tables
+from mammo_etl.cbis_tables import SOURCE, ListedFile, TableRow, official_parts, read_tables
 from mammo_etl.dicom import DicomHeader
 from mammo_etl.files import SourceFileError, name_of
 from mammo_etl.film import read_film
@@ -94,8 +94,7 @@ def assemble(files: Sequence[str], headers: Mapping[str, DicomHeader], rejects: 
     joined = _join(headers, tables.rows)
     rejects, lost = _explain(rejects, tables.rows)
     left_out = [*rejects, *tables.rejects]
-    if tables.rows or not tables.rejects:
-        left_out += [_not_in_tables(file) for file in joined.unlisted]
+    parts = official_parts(tables.rows)
     rows_of: dict[str, list[TableRow]] = defaultdict(list)
     for row in tables.rows:
         rows_of[row.image_id].append(row)
@@ -112,11 +111,14 @@ def assemble(files: Sequence[str], headers: Mapping[str, DicomHeader], rejects: 
             continue
         film, *others = found
         left_out += [_duplicate(image_id, other) for other in others]
-        scans.append(_scan(rows[0], film))
+        scans.append(_scan(rows[0], film, parts[rows[0].patient_id]))
         for row in rows:
             finding, faults = _finding(row, film, joined, lost)
             findings.append(finding)
             left_out += faults
+    if tables.rows or not tables.rejects:
+        used = {path for finding in findings for path in (finding.roi_path, finding.crop_path)}
+        left_out += [_not_in_tables(file) for file in joined.unlisted if file.path not in used]
     return Inventory(
         tuple(sorted(scans, key=attrgetter("image_id"))),
         tuple(sorted(findings, key=attrgetter("finding_id"))),
@@ -140,10 +142,7 @@ def _join(headers: Mapping[str, DicomHeader], rows: Sequence[TableRow]) -> _Join
             by_patient[file.header.patient_id].append(file)
     namesakes = {file: by_patient.get(file.folder, []) for file in listed}
     joined = {file: by_series.get(file.series_uid) or namesakes[file] for file in listed}
-    # Of a film one file is enough; mask and cut-out may have come apart.
-    rois = {file for row in rows for file in (row.crop, row.mask)}
     used = {file.path for found in joined.values() for file in found}
-    used |= {file.path for listed_file in rois for file in namesakes[listed_file]}
     return _Joined(joined, namesakes, [file for file in instances.values() if file.path not in used])
 
 
@@ -170,7 +169,7 @@ def _explain(rejects: Iterable[Rejection], rows: Iterable[TableRow]) -> tuple[li
     return explained, lost
 
 
-def _scan(row: TableRow, film: _File) -> Scan:
+def _scan(row: TableRow, film: _File, parts: tuple[str, ...]) -> Scan:
     return Scan(
         image_id=row.image_id,
         source=SOURCE,
@@ -184,26 +183,25 @@ def _scan(row: TableRow, film: _File) -> Scan:
         bits=film.header.bits_stored,
         density=row.density,
         official_split=row.split,
+        official_parts=parts,
         sop_instance_uid=film.header.sop_instance_uid,
     )
 
 
 def _finding(row: TableRow, film: _File, joined: _Joined, lost: _Lost) -> tuple[Finding, list[Rejection]]:
     """A finding, and why it is quarantined if its mask cannot be used."""
-    found = {
-        file.path: file
-        for listed in (row.crop, row.mask)
-        for file in (*joined.files[listed], *joined.namesakes[listed])
-        if file != film
-    }
-    candidates = [file for _, file in sorted(found.items())]
+    candidates = _distinct((row.crop, row.mask), joined.files, film)
+    # Mask and cut-out may have come apart: what the listed series lack may be in one of the same PatientID that no table names.
+    strays = [file for file in _distinct((row.crop, row.mask), joined.namesakes, film) if file not in candidates]
     mask, faults = _mask_among(candidates, film, row)
-    crops = sorted((file for file in candidates if file != mask), key=lambda file: file.header.bits_allocated != 16)
-    crop = crops[0] if crops else None
+    if mask is None:
+        mask, more = _mask_among(strays, film, row)
+        faults += more
+    crop = _crop_among(candidates, mask) or _crop_among(strays, mask)
     usable = mask is not None and is_uniform(*mask.ratios(film))
     if not usable:
         faults.append(_no_mask(row, mask, film, len(candidates), lost))
-    listed_as = _listed_as(mask, row) if mask is not None else ""
+    listed_as = _listed_as(mask, crop, row) if mask is not None else ""
     ratios = mask.ratios(film) if mask is not None else (None, None)
     finding = Finding(
         finding_id=row.finding_id,
@@ -231,16 +229,28 @@ def _finding(row: TableRow, film: _File, joined: _Joined, lost: _Lost) -> tuple[
     return finding, faults
 
 
+def _distinct(listed: Iterable[ListedFile], files: Mapping[ListedFile, Sequence[_File]], film: _File) -> list[_File]:
+    """The files of some listed ones, each once, by path, without the film."""
+    found = {file.path: file for name in listed for file in files[name] if file != film}
+    return [file for _, file in sorted(found.items())]
+
+
+def _crop_among(candidates: Sequence[_File], mask: _File | None) -> _File | None:
+    """The cut-out: a file other than the mask, one of 16 bits if there is one."""
+    crops = sorted((file for file in candidates if file != mask), key=lambda file: file.header.bits_allocated != 16)
+    return crops[0] if crops else None
+
+
 def _mask_among(candidates: Sequence[_File], film: _File, row: TableRow) -> tuple[_File | None, list[Rejection]]:
     """The ROI mask among a finding's files: by depth and size, and only where these leave it open by pixels."""
     likely = [file for file in candidates if file.header.bits_allocated == 8 and file.is_like(film)]
     exact = [file for file in likely if file.has_size_of(film)]
     for sure in (likely, exact):
-        if len(sure) == 1:
+        if len(sure) == 1 and is_uniform(*sure[0].ratios(film)):
             return sure[0], []
     masks: list[_File] = []
     faults: list[Rejection] = []
-    for file in likely or candidates:
+    for file in likely if exact else candidates:
         try:
             if _is_black_and_white(file):
                 masks.append(file)
@@ -273,16 +283,19 @@ def _verdict(mask: _File | None, crop: _File | None, film: _File, listed_as: str
     return Verdict.SPLIT_SERIES if apart else Verdict.AS_LISTED
 
 
-def _listed_as(mask: _File, row: TableRow) -> str:
+def _listed_as(mask: _File, crop: _File | None, row: TableRow) -> str:
     """What the table calls this file, a mask by content: mask or crop; empty where its names do not tell."""
     if row.crop.series_uid != row.mask.series_uid:
         return {row.crop.series_uid: "crop", row.mask.series_uid: "mask"}.get(mask.header.series_instance_uid, "")
+    series = mask.header.series_instance_uid
+    if series != row.mask.series_uid and (crop is None or crop.header.series_instance_uid != series):
+        return ""  # Alone in a series that no table names.
     # Within a series only the place tells, by the file's name or, where that is another than the tables know, its header.
     number = _number(name_of(mask.path))
     if number is None:
         number = mask.header.instance_number - 1
-    crop, roi = _number(row.crop.name), _number(row.mask.name)
-    return "" if crop == roi else {crop: "crop", roi: "mask"}.get(number, "")
+    of_crop, of_mask = _number(row.crop.name), _number(row.mask.name)
+    return "" if of_crop == of_mask else {of_crop: "crop", of_mask: "mask"}.get(number, "")
 
 
 def _number(name: str) -> int | None:
