@@ -17,7 +17,7 @@ from typing_extensions import Doc
 
 from mammo_etl.records import REASONS, Candidate, Finding, Patch, Rejection, Scan
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Version of every table, manifest and receipt; raised when their meaning changes."""
 
 Record = TypeVar("Record")

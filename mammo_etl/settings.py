@@ -71,6 +71,8 @@ class CleaningSettings(Settings):
     """Radius of the opening that cuts off labels and scratches, in millimetres on a film 240 mm high."""
     density_scale: Literal["cbis", "raw"] = "cbis"
     """DDSM grey levels: mapped through optical density to CBIS-DDSM's scale, or taken raw."""
+    bits: Literal[8, 16] = 8
+    """Depth of the cleaned films, and so of the patches."""
 
 
 class PatchSettings(Settings):
