@@ -19,6 +19,9 @@ _WORKER_ENVIRONMENT = {
     "MKL_NUM_THREADS": "1",
 }
 
+_CONNECTING = 5
+"""Attempts to connect to a running scheduler."""
+
 
 class ClusterSettings(Settings):
     """Where the work is done; decides nothing about the result."""
@@ -41,11 +44,7 @@ def open_client(settings: ClusterSettings) -> Iterator[Client]:
     Raises SettingsError if no scheduler answers at the address.
     """
     if settings.address is not None:
-        try:
-            client = Client(settings.address, set_as_default=False)
-        except (OSError, ValueError) as error:
-            raise SettingsError(f"cluster.address: no Dask scheduler answers at {settings.address}") from error
-        with client:
+        with _connect(settings.address) as client:
             yield client
         return
     workers = settings.workers or os.cpu_count() or 1
@@ -67,3 +66,22 @@ def open_client(settings: ClusterSettings) -> Iterator[Client]:
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
+
+
+def _connect(address: str) -> Client:
+    """A client of a running scheduler; raises SettingsError if none answers."""
+    for _ in range(_CONNECTING - 1):
+        try:
+            return _connect_once(address)
+        except AssertionError:
+            # distributed's client asserts that the scheduler's first message to it stands alone. It does not where the scheduler tells
+            # all clients something (that another one's key was forgotten, say) in the same two milliseconds.
+            continue
+    return _connect_once(address)
+
+
+def _connect_once(address: str) -> Client:
+    try:
+        return Client(address, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"cluster.address: no Dask scheduler answers at {address}") from error

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from distributed import Client
+from distributed import Client, Scheduler, SchedulerPlugin
 
 from flows.clusters import ClusterSettings, open_client
 from flows.fan_out import WorkerDied, fan_out
@@ -36,6 +36,17 @@ def die_at_three(place: tuple[int, str]) -> int:
     return number
 
 
+class Herald(SchedulerPlugin):
+    """Makes the scheduler speak to all clients just when the first two connect."""
+
+    heard = 0
+
+    def add_client(self, scheduler: Scheduler, client: str) -> None:
+        self.heard += 1
+        if self.heard <= 2:
+            scheduler.loop.add_callback(scheduler.report, {"op": "cancelled-keys", "keys": []})
+
+
 @pytest.fixture(scope="module")
 def client(cluster: ClusterSettings) -> Client:
     with open_client(cluster) as client:
@@ -59,6 +70,15 @@ def test_two_clients_of_one_cluster_do_not_get_each_other_s_results(client: Clie
         pairs = list(zip(first, second, strict=True))
     assert dict(a for a, _ in pairs) == {f"same-{number}": 2 * number for number in range(20)}
     assert dict(b for _, b in pairs) == {f"same-{number}": 200 + 2 * number for number in range(20)}
+
+
+def test_a_client_connects_though_the_scheduler_speaks_to_all_at_that_moment(client: Client) -> None:
+    client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.add_plugin(Herald(), name="herald"))
+    with open_client(ClusterSettings(address=client.scheduler.address)) as other:
+        assert dict(fan_out(other, double, items(3))) == {"item-0": 0, "item-1": 2, "item-2": 4}
+    heard = client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.plugins["herald"].heard)
+    client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.remove_plugin("herald"))
+    assert heard == 3
 
 
 def test_no_items(client: Client) -> None:
