@@ -4,9 +4,11 @@ Of a header nothing but the fields of `DicomHeader` is read; the rest of it (nam
 """
 
 import logging
+import math
 import struct
 import warnings
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Literal
@@ -19,6 +21,7 @@ from pydicom.dataset import FileDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import data_element_offset_to_value, read_partial
 from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.processing import apply_windowing
 from pydicom.tag import BaseTag
 from pydicom.uid import (
     UID,
@@ -65,6 +68,11 @@ _KEYWORDS = (
     "PixelRepresentation",
     "PhotometricInterpretation",
     "NumberOfFrames",
+    "WindowCenter",
+    "WindowWidth",
+    "VOILUTFunction",
+    "RescaleSlope",
+    "RescaleIntercept",
 )
 _TAG_OF: dict[str, int] = {keyword: tag for keyword in _KEYWORDS if (tag := tag_for_keyword(keyword)) is not None}
 _TAGS: list[BaseTag | int] = [*_TAG_OF.values()]
@@ -112,6 +120,21 @@ class DicomHeader:
     transfer_syntax_uid: str
     number_of_frames: int
     """Always 1: others are refused."""
+    window: "Window | None" = None
+    """None where the file has none that can be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How a file's maker means its pixels to be shown (PS3.3 C.11.2): the first of its windows."""
+
+    centre: float
+    width: float
+    function: str
+    """LINEAR, LINEAR_EXACT or SIGMOID."""
+    slope: float
+    """Of the rescaling that comes before the window (PS3.3 C.11.1)."""
+    intercept: float
 
 
 def is_dicom(start: bytes) -> bool:
@@ -147,13 +170,44 @@ def read_header(url: str) -> DicomHeader:
     return _checked(_parse_whole(start if size <= len(start) else read_bytes(url)), size)
 
 
-def decode(content: bytes) -> tuple[Pixels, int]:
-    """Pixels, (rows, columns), 0 black (MONOCHROME1 is inverted), and the number of bits they use, of a file's content.
+@dataclass(frozen=True)
+class Decoded:
+    """The image of a file."""
+
+    pixels: Pixels
+    """(rows, columns), 0 black: MONOCHROME1 is inverted."""
+    bits: int
+    """Bits that a pixel uses: its values are below 2 ** bits."""
+    display: NDArray[np.uint16] | None
+    """By the file's window, if it has one: grey level, 0 black to 65535 white, of each pixel value below 2 ** bits."""
+
+
+def decode(content: bytes) -> Decoded:
+    """The image in a file's content.
 
     Raises SourceFileError as `read_header` does, and if the pixels cannot be decoded.
     """
-    header = _checked(_parse_whole(content), len(content))
+    parsed = _parse_whole(content)
+    header = _checked(parsed, len(content))
+    grey = _grey(content, header, parsed)
+    display = None if header.window is None else _display(header, header.window)
+    if header.photometric_interpretation == "MONOCHROME1":
+        grey = np.subtract((1 << header.bits_stored) - 1, grey, dtype=grey.dtype)
+        display = None if display is None else 65535 - display[::-1]
+    return Decoded(grey, header.bits_stored, display)
+
+
+def _grey(content: bytes, header: DicomHeader, parsed: "_Parsed") -> Pixels:
+    """Pixels as stored."""
     syntax = UID(header.transfer_syntax_uid)
+    if syntax in (ImplicitVRLittleEndian, ExplicitVRLittleEndian) and header.bits_stored == header.bits_allocated:
+        # Most files by far. They lie in the file as NumPy wants them: without a copy they take no time.
+        assert parsed.pixels is not None
+        kind: np.dtype[np.uint8] | np.dtype[np.uint16] = np.dtype("u1" if header.bits_allocated == 8 else "<u2")
+        flat = np.frombuffer(content, kind, header.rows * header.columns, parsed.pixels.offset)
+        # Pixels of a broken header may begin at an odd place.
+        aligned: Pixels = np.require(flat.reshape(header.rows, header.columns), requirements="A")
+        return aligned
     try:
         dataset = pydicom.dcmread(BytesIO(content), force=True)
         dataset.file_meta.TransferSyntaxUID = syntax
@@ -174,9 +228,20 @@ def decode(content: bytes) -> tuple[Pixels, int]:
             Reason.UNREADABLE_FILE,
             f"The DICOM pixel data decode to shape {grey.shape}, the header says {header.rows} x {header.columns}.",
         )
-    if header.photometric_interpretation == "MONOCHROME1":
-        grey = np.subtract((1 << header.bits_stored) - 1, grey, dtype=grey.dtype)
-    return grey, header.bits_stored
+    return grey
+
+
+def _display(header: DicomHeader, window: Window) -> NDArray[np.uint16]:
+    """Grey level of each stored value, 0 to 65535 in the direction of the stored values."""
+    dataset = pydicom.Dataset()
+    dataset.PhotometricInterpretation = header.photometric_interpretation
+    dataset.PixelRepresentation = 0
+    dataset.BitsStored = header.bits_stored
+    dataset.WindowCenter, dataset.WindowWidth = window.centre, window.width
+    dataset.VOILUTFunction = window.function
+    levels = np.arange(1 << header.bits_stored, dtype=np.float64)
+    shown = apply_windowing(levels * window.slope + window.intercept, dataset)
+    return np.rint(shown * (65535 / (len(levels) - 1))).astype(np.uint16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,5 +386,20 @@ def _fields(dataset: FileDataset) -> tuple[DicomHeader, int, bool]:
         photometric_interpretation=text("PhotometricInterpretation"),
         transfer_syntax_uid=str(syntax),
         number_of_frames=written("NumberOfFrames", 1),
+        window=_window(text),
     )
     return header, number("SamplesPerPixel", 1), number("PixelRepresentation", 0) != 0
+
+
+def _window(text: Callable[[str], str]) -> Window | None:
+    """The first window by the texts of its fields; None if there is none, or none that can be used: the pixels then speak for themselves."""
+    function = text("VOILUTFunction").upper() or "LINEAR"
+    try:
+        centre, width = (float(text(keyword).split("\\")[0]) for keyword in ("WindowCenter", "WindowWidth"))
+        slope, intercept = float(text("RescaleSlope") or 1), float(text("RescaleIntercept") or 0)
+    except ValueError:
+        return None
+    window = Window(centre, width, function, slope, intercept)
+    least = 1 if function == "LINEAR" else 0
+    usable = width > least and slope > 0 and all(map(math.isfinite, (centre, width, slope, intercept)))
+    return window if usable and function in ("LINEAR", "LINEAR_EXACT", "SIGMOID") else None

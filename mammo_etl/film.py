@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from mammo_etl import dicom, ljpeg, pgm
 from mammo_etl.files import SourceFileError, read_bytes
@@ -34,22 +35,29 @@ class Film:
     """(rows, columns), 0 black."""
     bits: int
     """Bits that a pixel uses: its values are below 2 ** bits."""
+    display: NDArray[np.uint16] | None = None
+    """By the file's own window, where it has one: grey level, 0 black to 65535 white, of each pixel value below 2 ** bits."""
 
 
 def read_film(url: str, rows: int | None = None, columns: int | None = None) -> Film:
-    """The pixels of a film; `rows` and `columns` is the size that its source states.
+    """The pixels of a film; see `decode_film`."""
+    return decode_film(read_bytes(url), rows, columns)
+
+
+def decode_film(content: bytes, rows: int | None = None, columns: int | None = None) -> Film:
+    """The pixels of a film from its file's content; `rows` and `columns` is the size that its source states.
 
     A lossless JPEG whose header has another shape with as many pixels is reshaped to it: some DDSM files have height and
     width swapped. It may be gzipped. Raises SourceFileError: `film-size` for any other size than the stated one,
     `unreadable-file`, `truncated-file`, or `unsupported-format` (colour among it).
     """
-    content = read_bytes(url)
     if is_gzip(content):
         content = _gunzip_ljpeg(content)
     if not content:
         raise SourceFileError(Reason.UNREADABLE_FILE, "The file is empty.")
     if dicom.is_dicom(content[:132]):
-        film = Film(*dicom.decode(content))
+        decoded = dicom.decode(content)
+        film = Film(decoded.pixels, decoded.bits, decoded.display)
     elif content.startswith(_JPEG):
         film = _decode_ljpeg(content)
         if rows is not None and columns is not None and film.pixels.size == rows * columns:

@@ -107,7 +107,7 @@ def test_header_fields(tmp_path: Path, pixels: NDArray[np.uint16]) -> None:
     )
     # Plain texts and numbers: what travels between processes holds nothing else of the file.
     assert SECRET.encode() not in pickle.dumps(header)
-    assert {type(getattr(header, name)) for name in header.__slots__} == {str, int}
+    assert {type(getattr(header, name)) for name in header.__slots__} == {str, int, type(None)}
 
 
 def test_header_in_zip(tmp_path: Path, pixels: NDArray[np.uint16]) -> None:
@@ -130,7 +130,8 @@ def test_pixels_of_every_syntax(tmp_path: Path, pixels: NDArray[np.uint16], synt
     path = tmp_path / "a.dcm"
     path.write_bytes(encoded(dataset, syntax))
     assert dicom.read_header(str(path)).transfer_syntax_uid == syntax
-    grey, bits = dicom.decode(path.read_bytes())
+    decoded = dicom.decode(path.read_bytes())
+    grey, bits = decoded.pixels, decoded.bits
     np.testing.assert_array_equal(grey, pixels)
     assert (str(grey.dtype), bits) == (np.dtype(np.uint16).name, 16)
 
@@ -144,29 +145,88 @@ def test_without_preamble(tmp_path: Path, pixels: NDArray[np.uint16]) -> None:
         path = tmp_path / "a.dcm"
         path.write_bytes(content)
         assert dicom.read_header(str(path)).rows == 37
-        np.testing.assert_array_equal(dicom.decode(content)[0], pixels)
+        np.testing.assert_array_equal(dicom.decode(content).pixels, pixels)
 
 
 def test_masks_of_8_bits(pixels: NDArray[np.uint16]) -> None:
     mask = np.where(pixels > 30000, 255, 0).astype(np.uint8)
-    grey, bits = dicom.decode(encoded(dataset_of(mask)))
+    decoded = dicom.decode(encoded(dataset_of(mask)))
+    grey, bits = decoded.pixels, decoded.bits
     np.testing.assert_array_equal(grey, mask)
     assert (str(grey.dtype), bits) == (np.dtype(np.uint8).name, 8)
 
 
 def test_monochrome1_is_inverted(pixels: NDArray[np.uint16]) -> None:
-    grey, _ = dicom.decode(encoded(dataset_of(pixels, PhotometricInterpretation="MONOCHROME1")))
+    grey = dicom.decode(encoded(dataset_of(pixels, PhotometricInterpretation="MONOCHROME1"))).pixels
     np.testing.assert_array_equal(grey, 65535 - pixels)
     twelve = pixels >> 4
-    grey, bits = dicom.decode(
+    decoded = dicom.decode(
         encoded(dataset_of(twelve, PhotometricInterpretation="MONOCHROME1", BitsStored=12, HighBit=11))
     )
+    grey, bits = decoded.pixels, decoded.bits
     np.testing.assert_array_equal(grey, 4095 - twelve)
     assert (str(grey.dtype), bits) == (np.dtype(np.uint16).name, 12)
 
 
+WINDOW = {"WindowCenter": 2048, "WindowWidth": 1024}
+
+
+@pytest.mark.parametrize(
+    ("tags", "black", "middle", "white"),
+    [
+        (WINDOW, 1535, 2047, 2560),
+        # The first of several.
+        (WINDOW | {"WindowCenter": [2048, 100], "WindowWidth": [1024, 7]}, 1535, 2047, 2560),
+        (WINDOW | {"VOILUTFunction": "LINEAR_EXACT"}, 1536, 2048, 2561),
+        # 2048 in units of which a pixel is a half.
+        (WINDOW | {"RescaleSlope": "0.5", "RescaleIntercept": "1024"}, 1024, 2047, 3073),
+    ],
+)
+def test_the_first_window_is_how_pixels_are_shown(
+    pixels: NDArray[np.uint16], tags: dict[str, object], black: int, middle: int, white: int
+) -> None:
+    twelve = dataset_of(pixels >> 4, BitsStored=12, HighBit=11, **tags)
+    decoded = dicom.decode(encoded(twelve))
+    assert decoded.display is not None
+    assert decoded.display.shape == (4096,)
+    assert not decoded.display[: black + 1].any()
+    assert int(decoded.display[middle]) == pytest.approx(32767, abs=70)
+    assert (decoded.display[white:] == 65535).all()
+    np.testing.assert_array_equal(decoded.pixels, pixels >> 4)
+    # Inverted with the pixels: what was shown black is white.
+    twelve.PhotometricInterpretation = "MONOCHROME1"
+    inverted = dicom.decode(encoded(twelve))
+    assert inverted.display is not None
+    np.testing.assert_array_equal(inverted.display[inverted.pixels], 65535 - decoded.display[decoded.pixels])
+
+
+def test_a_sigmoid_window(pixels: NDArray[np.uint16]) -> None:
+    decoded = dicom.decode(
+        encoded(dataset_of(pixels >> 4, BitsStored=12, HighBit=11, VOILUTFunction="SIGMOID", **WINDOW))
+    )
+    assert decoded.display is not None
+    # PS3.3 C.11.2.1.3.1.
+    expected = 65535 / (1 + np.exp(-4 * (np.arange(4096) - 2048) / 1024))
+    assert np.abs(decoded.display - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {},
+        {"WindowCenter": 2048},
+        {"WindowCenter": "", "WindowWidth": ""},
+        {"WindowCenter": 2048, "WindowWidth": 0},
+        {"WindowCenter": 2048, "WindowWidth": 1024, "VOILUTFunction": "CUBIC"},
+        {"WindowCenter": 2048, "WindowWidth": 1024, "RescaleSlope": "0", "RescaleIntercept": "0"},
+    ],
+)
+def test_a_window_that_cannot_be_used_is_none(pixels: NDArray[np.uint16], tags: dict[str, object]) -> None:
+    assert dicom.decode(encoded(dataset_of(pixels, **tags))).display is None
+
+
 def test_unused_high_bits_are_dropped(pixels: NDArray[np.uint16]) -> None:
-    grey, _ = dicom.decode(encoded(dataset_of(pixels, BitsStored=12, HighBit=11)))
+    grey = dicom.decode(encoded(dataset_of(pixels, BitsStored=12, HighBit=11))).pixels
     np.testing.assert_array_equal(grey, pixels & 4095)
 
 
