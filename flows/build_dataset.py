@@ -147,7 +147,11 @@ def convert(
                     films[name] = result
             skipped = not isinstance(result, WorkerDied) and result.image_skipped and result.candidates_skipped
             stage.advance(skipped=int(skipped))
-    inventory = with_evidence(without_films(inventory, rejects), (f for film in films.values() for f in film.findings))
+    inventory = with_evidence(
+        without_films(inventory, rejects),
+        (film.scan for film in films.values()),
+        (finding for film in films.values() for finding in film.findings),
+    )
     catalog.write_rejects(workspace, inventory.rejects)
     faulty = {row.finding_id for row in inventory.rejects}
     sound = sum(finding.finding_id not in faulty for finding in inventory.findings)

@@ -10,8 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mammo_etl import store
-from mammo_etl.convert import decode_png
 from mammo_etl.files import digest_of
+from mammo_etl.png import decode_png
 from mammo_etl.schema import FORMAT_VERSION
 from mammo_etl.settings import digest
 from mammo_etl.workspace import read_json, write_json

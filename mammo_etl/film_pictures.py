@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mammo_etl.convert import decode_png
+from mammo_etl.png import decode_png
 from mammo_etl.records import (
     Box,
     Finding,
@@ -24,9 +24,10 @@ from mammo_etl.split import unit_interval
 LONG_SIDE = 420
 """Longest side of a film in the page, pixels."""
 _SAMPLES = 12
-_DOUBTFUL = 6
+_DOUBTFUL = 8
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 80]
 _DOUBTS = [
+    ("least agreement of the two methods", "agreement", False),
     ("lowest solidity", "solidity", False),
     ("most border contact", "border_contact", True),
     ("smallest share of the film", "area_share", False),

@@ -6,12 +6,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mammo_etl.breast import blacken, find_breast
-from mammo_etl.convert import clean_film
-from mammo_etl.files import SourceFileError
+from mammo_etl.cleaning import clean_film
 from mammo_etl.film import Film, read_film
 from mammo_etl.ics import find_ics_view
-from mammo_etl.records import Reason
 from mammo_etl.settings import CleaningSettings
 from mammo_etl.workspace import replacing
 
@@ -20,7 +17,7 @@ FORMATS = (".npy", ".png")
 
 
 def write_image(source: Path, output: Path, clean: bool, mask: Path | None, settings: CleaningSettings) -> Film:
-    """Writes a film's exact pixels (`.npy`, or `.png` of 8 or 16 bits), or with `clean` the cleaned 8-bit film in full frame.
+    """Writes a film's exact pixels (`.npy`, or `.png` of 8 or 16 bits), or with `clean` the cleaned film in full frame.
 
     `mask`: also writes the breast mask (255 breast, 0 elsewhere) to this PNG. An LJPEG takes its size and scanner from the `.ics` beside it, where
     there is one, else its size from its own header. Returns the film as read. Raises SourceFileError if the film cannot be used.
@@ -32,13 +29,13 @@ def write_image(source: Path, output: Path, clean: bool, mask: Path | None, sett
         _write(output, film.pixels)
         return film
     scanner, institution, bits = (view.scanner, view.institution, view.bits) if view else ("", "", film.bits)
-    grey = clean_film(film, bits, scanner, institution, settings)
-    breast = find_breast(grey, settings)
-    if breast is None:
-        raise SourceFileError(Reason.NO_BREAST, "No breast was found on the film.")
-    _write(output, blacken(grey, breast.mask) if clean else film.pixels)
+    cleaned = clean_film(film, bits, scanner, institution, settings)
+    box = cleaned.breast.box
+    whole = np.zeros(film.pixels.shape, cleaned.image.dtype)
+    whole[box.y : box.bottom, box.x : box.right] = cleaned.image
+    _write(output, whole if clean else film.pixels)
     if mask is not None:
-        _write(mask, breast.mask)
+        _write(mask, cleaned.breast.mask)
     return film
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from zipfile import BadZipFile
 
 from mammo_etl.files import SourceFileError, list_files, name_of
-from mammo_etl.records import Finding, Reason, Rejection
+from mammo_etl.records import Finding, Reason, Rejection, Scan
 from mammo_etl.settings import InventorySettings, SourceSettings
 from mammo_etl.sources import Inventory, source_of
 
@@ -163,7 +163,12 @@ def without_films(inventory: Inventory, rejects: Sequence[Rejection]) -> Invento
     )
 
 
-def with_evidence(inventory: Inventory, checked: Iterable[Finding]) -> Inventory:
-    """The inventory with those findings whose pixels were read in the place of what their headers had told."""
-    by_id = {finding.finding_id: finding for finding in checked}
-    return replace(inventory, findings=tuple(by_id.get(item.finding_id, item) for item in inventory.findings))
+def with_evidence(inventory: Inventory, scans: Iterable[Scan], findings: Iterable[Finding]) -> Inventory:
+    """The inventory with those films and findings whose pixels were read in the place of what their headers had told."""
+    scan_of = {scan.image_id: scan for scan in scans}
+    finding_of = {finding.finding_id: finding for finding in findings}
+    return replace(
+        inventory,
+        scans=tuple(scan_of.get(item.image_id, item) for item in inventory.scans),
+        findings=tuple(finding_of.get(item.finding_id, item) for item in inventory.findings),
+    )

@@ -214,6 +214,16 @@ class Scan:
         Doc("Parts in which the source's tables list the patient, whether those films are there or not."),
     ] = ()
     sop_instance_uid: Annotated[str, Doc("DICOM SOP instance UID; empty for other formats.")] = ""
+    mask_area_share: Annotated[
+        float | None, Doc("Share of the film that its breast mask covers; null before it was cleaned.")
+    ] = None
+    mask_solidity: Annotated[
+        float | None, Doc("Area of the breast mask over that of its convex hull; low for a ragged one.")
+    ] = None
+    mask_border_contact: Annotated[float | None, Doc("Share of the film's border that touches the breast mask.")] = None
+    mask_agreement: Annotated[
+        float | None, Doc("Overlap (intersection over union) of the masks by the two methods, skin and otsu.")
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,8 +65,8 @@ class CleaningSettings(Settings):
 
     method: Literal["skin", "otsu"] = "skin"
     """Threshold of the breast: Otsu's (1979), or one lower down that keeps fatty tissue and the skin line."""
-    scale: Annotated[int, Field(ge=1, le=16)] = 4
-    """The mask is found on the film reduced by this factor; films under 2,048 rows use a smaller one."""
+    scale: Annotated[int, Field(ge=1, le=16)] = 8
+    """The mask is found on the film reduced by this factor; films under 4,096 rows use a smaller one."""
     smooth_mm: Annotated[float, Field(ge=0, le=20)] = 2.5
     """Radius of the opening that cuts off labels and scratches, in millimetres on a film 240 mm high."""
     density_scale: Literal["cbis", "raw"] = "cbis"

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mammo_etl.convert import convert_film, decode_png, read_candidates, read_receipt
+from mammo_etl.convert import convert_film, read_candidates, read_receipt
 from mammo_etl.files import SourceFileError, read_bytes
 from mammo_etl.film_work import FilmWork, film_work
 from mammo_etl.inventory import assemble, list_sources, read_headers
+from mammo_etl.png import decode_png
 from mammo_etl.records import Box, Reason, Rejection
 from mammo_etl.settings import CleaningSettings, PatchSettings, SourceSettings, digest
 from mammo_etl.sources import Inventory

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mammo_etl.convert import clean_film
+from mammo_etl.cleaning import calibrated, to_8bit
 from mammo_etl.density import has_curve, scanner_name, to_cbis_scale
 from mammo_etl.film import Film
 from mammo_etl.settings import CleaningSettings
@@ -101,7 +101,8 @@ LEVELS = np.array([[0, 1000, 2000, 4000]], np.uint16)
 def cleaned(scanner: str, institution: str, **words: str) -> list[int]:
     film = Film(LEVELS, 12)
     settings = CleaningSettings.model_validate(words)
-    return [int(level) for level in clean_film(film, 12, scanner, institution, settings)[0]]
+    levels = calibrated(film, 12, scanner, institution, settings)
+    return [int(level) for level in to_8bit(levels.pixels, levels.bits)[0]]
 
 
 def test_curves_are_the_default_and_can_be_left_out() -> None:

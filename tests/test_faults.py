@@ -121,7 +121,7 @@ def convert(phantoms: Phantoms, workspace: Path) -> Converted:
         result = convert_film(work, workspace, CleaningSettings(), PatchSettings(size=64, normals_per_film=0))
         found.findings.update({finding.finding_id: finding for finding in result.findings})
         found.rejects.update({reject.finding_id: reject for reject in result.rejects})
-        (receipt,) = workspace.glob(f"images/*/{result.image_id}.json")
+        (receipt,) = workspace.glob(f"images/*/{result.scan.image_id}.json")
         for region in map(region_from_json, json.loads(receipt.read_text())["regions"]):
             mask = np.zeros((work.scan.rows, work.scan.columns), np.uint8)
             box = region.box
