@@ -23,7 +23,7 @@ from mammo_etl.film_work import FilmWork
 from mammo_etl.records import Box, Candidate, Finding, Reason, Rejection, RoiKind, Scan, Verdict
 from mammo_etl.roi import Region, region_from_json, region_to_json
 from mammo_etl.roi_check import check_roi
-from mammo_etl.schema import FORMAT_VERSION
+from mammo_etl.schema import FORMAT_VERSION, from_rows
 from mammo_etl.settings import CleaningSettings, PatchSettings, digest
 from mammo_etl.workspace import Workspace, read_json, write_bytes, write_json
 
@@ -123,8 +123,8 @@ def convert_film(work: FilmWork, workspace: Path, cleaning: CleaningSettings, pa
         image_id=scan.image_id,
         rows=scan.rows,
         columns=scan.columns,
-        mask=image,
-        mask_box=Box(*receipt["box"]),
+        image=image,
+        image_box=Box(*receipt["box"]),
         regions=[region_from_json(region) for region in receipt["regions"]],
         normals=normals,
         avoid=avoid,
@@ -157,7 +157,7 @@ def read_candidates(
 ) -> list[Candidate]:
     """The candidates that `convert_film` found; raises FileNotFoundError if it did not."""
     path = Workspace(workspace).candidates(digest(cleaning, patches)) / f"{image_id}.json"
-    return [Candidate(**row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
+    return from_rows(json.loads(path.read_text(encoding="utf-8"))["rows"], Candidate)
 
 
 def read_receipt(workspace: Path, cleaning: CleaningSettings, image_id: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ COLUMNS = [
     "label",
     "label_name",
     "finding_id",
+    "finding_ids",
     "origin",
     "y",
     "x",

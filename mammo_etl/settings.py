@@ -81,18 +81,21 @@ class PatchSettings(Settings):
     size: Annotated[int, Field(ge=16, le=2048)] = 256
     """Height and width of a patch, pixels of the original scan."""
     stride: Annotated[int, Field(ge=1, le=2048)] = 128
-    """Step of the grid over a ROI larger than a patch, pixels."""
+    """Step of the grid over a ROI larger than a patch, pixels; never more than a patch, so that nothing is left out."""
     around: Annotated[int, Field(ge=0, le=100)] = 4
     """Patches at random places around a ROI's centre, besides the one at its centre."""
     jitter: Annotated[float, Field(ge=0, le=1)] = 0.25
     """Largest shift of those from the centre, as a share of the patch size."""
     min_roi: Annotated[float, Field(ge=0, le=1)] = 0.1
     """A patch counts as abnormal if it holds at least this share of the ROI, or is itself ROI to at least this share.
-    Each finding keeps its best patch in any case."""
+    Each finding keeps its best patch in any case. With several findings in a patch, all are listed, and its label is that of the one of which it
+    holds the larger share (within 0.01: the one with more pixels in it)."""
     normals_per_film: Annotated[int, Field(ge=0, le=10000)] = 64
     """Most places for normal patches looked for in one film."""
     normals: Literal["cases", "background"] = "cases"
     """Normal tissue comes from normal cases, or also from abnormal films away from every finding of that side and view."""
+    hard_normals: Annotated[float, Field(ge=0, le=1)] = 0
+    """Share of a film's normal places taken where its tissue is brightest, rather than at random: dense tissue is what lesions are mistaken for."""
     min_breast: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Least share of breast in a normal patch."""
     min_distance: Annotated[float, Field(ge=0)] = 64

@@ -41,6 +41,7 @@ def candidate(image_id: str, number: int, label: int) -> Candidate:
     return Candidate(
         image_id=image_id,
         finding_id=f"{image_id}_1" if label else "",
+        finding_ids=(f"{image_id}_1",) if label else (),
         label=label,
         origin="centre" if label else "normal",
         y=number,
