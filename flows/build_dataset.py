@@ -185,7 +185,7 @@ def make_plan(
             stage.advance()
         plan = plan_patches(inventory.scans, candidates, settings.plan, settings.normals)
         check_leaks(leaks_of(inventory.scans, plan, settings.plan))
-        check_disk(len(plan), settings.patches.size, shutil.disk_usage(workspace).free)
+        check_disk(len(plan), settings.patches.size, settings.cleaning.bits, shutil.disk_usage(workspace).free)
     places = {"path", "roi_path", "crop_path"}
     rows: list[Scan | Finding | Rejection] = [*inventory.scans, *inventory.findings, *inventory.rejects]
     records = [{key: value for key, value in asdict(item).items() if key not in places} for item in rows]
@@ -207,10 +207,11 @@ def extract(
     Raises PlanError if a worker has too little memory for a shard, or died of one.
     """
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    check_memory(settings.store.shard_rows, settings.patches.size, min(w["memory_limit"] for w in workers))
+    size, bits = settings.patches.size, settings.cleaning.bits
+    check_memory(settings.store.shard_rows, size, bits, min(w["memory_limit"] for w in workers))
     places = Workspace(workspace)
     run = places.run(run_id)
-    store.create_patches(run / "patches.zarr", len(plan), settings.patches.size, settings.store)
+    store.create_patches(run / "patches.zarr", len(plan), size, settings.store, bits)
     shards = store.shard_ranges(len(plan), settings.store.shard_rows)
     function = partial(extract_shard, run=run, images=places.images(digest(settings.cleaning)))
     with stages.stage("extract", "patches", len(plan)) as stage:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mammo_etl import density
 from mammo_etl.breast import blacken, find_breast, to_8bit
 from mammo_etl.candidates import find_candidates
+from mammo_etl.dicom import Pixels
 from mammo_etl.files import SourceFileError, digest_of, read_bytes, stamp_of
 from mammo_etl.film import Film, read_film
 from mammo_etl.film_statistics import film_statistics
@@ -74,9 +75,10 @@ def encode_png(image: NDArray[np.uint8]) -> bytes:
     return png.tobytes()
 
 
-def decode_png(content: bytes) -> NDArray[np.uint8]:
-    """A cleaned film from its PNG, (height, width) of its breast box."""
-    return np.asarray(cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE), dtype=np.uint8)
+def decode_png(content: bytes) -> Pixels:
+    """A cleaned film from its PNG, (height, width) of its breast box, in the depth that it was cleaned to."""
+    image: Pixels = np.asarray(cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED))
+    return image
 
 
 def convert_film(work: FilmWork, workspace: Path, cleaning: CleaningSettings, patches: PatchSettings) -> FilmResult:
@@ -89,7 +91,8 @@ def convert_film(work: FilmWork, workspace: Path, cleaning: CleaningSettings, pa
     images = places.images(digest(cleaning))
     receipt_path = images / f"{scan.image_id}.json"
     try:
-        receipt, image = _valid_image(receipt_path, work), None
+        receipt = _valid_image(receipt_path, work)
+        image: Pixels | None = None
         image_skipped = receipt is not None
         if receipt is None:
             receipt, image, png = _make_image(work, cleaning)

@@ -120,24 +120,24 @@ def _choose(frame: pd.DataFrame, settings: PlanSettings, normals: NormalSettings
     return pd.concat([abnormal, *kept])[list(frame.columns)]
 
 
-def check_memory(shard_rows: int, size: int, limit_bytes: int) -> None:
+def check_memory(shard_rows: int, size: int, bits: int, limit_bytes: int) -> None:
     """Raises PlanError if a worker of that memory limit (0: none) could not hold a shard's patches and their compressed copy.
 
     A worker with its libraries took 0.25 GB where measured.
     """
-    needed = 2 * shard_rows * size * size + 250_000_000
+    needed = 2 * shard_rows * size * size * bits // 8 + 250_000_000
     if 0 < limit_bytes < needed:
         raise PlanError(
-            f"extract: a shard of {shard_rows:,} patches of {size} x {size} needs {needed / 1e9:.1f} GB, a worker has "
+            f"extract: a shard of {shard_rows:,} patches of {size} x {size} and {bits} bits needs {needed / 1e9:.1f} GB, a worker has "
             f"{limit_bytes / 1e9:.1f} GB: set a smaller store.shard_rows or more memory per worker"
         )
 
 
-def check_disk(patches: int, size: int, free_bytes: int) -> None:
+def check_disk(patches: int, size: int, bits: int, free_bytes: int) -> None:
     """Raises PlanError if that many patches could not be stored in the free space even uncompressed."""
-    needed = patches * size * size
+    needed = patches * size * size * bits // 8
     if needed > free_bytes:
         raise PlanError(
-            f"extract: {patches:,} patches of {size} x {size} need up to {needed / 1e9:.1f} GB, the workspace's disk has "
+            f"extract: {patches:,} patches of {size} x {size} and {bits} bits need up to {needed / 1e9:.1f} GB, the workspace's disk has "
             f"{free_bytes / 1e9:.1f} GB free"
         )

@@ -302,6 +302,6 @@ def test_splits_have_about_their_shares_and_follow_the_seed() -> None:
 def test_nothing_to_plan_and_no_room() -> None:
     with pytest.raises(PlanError, match="no place for a patch"):
         plan_patches([scan("P", View.CC, True)], [], PlanSettings())
-    check_disk(1000, 256, 1000 * 256 * 256)
-    with pytest.raises(PlanError, match=r"extract: 1,000 patches of 256 x 256 need up to 0.1 GB"):
-        check_disk(1000, 256, 1000 * 256 * 256 - 1)
+    check_disk(1000, 256, 8, 1000 * 256 * 256)
+    with pytest.raises(PlanError, match=r"extract: 1,000 patches of 256 x 256 and 8 bits need up to 0.1 GB"):
+        check_disk(1000, 256, 8, 1000 * 256 * 256 - 1)
