@@ -82,4 +82,5 @@ def write_shard(path: Path, rows: range, patches: NDArray[np.uint8] | NDArray[np
         raise ValueError(f"rows {rows.start} to {rows.stop} are not one whole shard of {shard_rows}")
     if patches.dtype != array.dtype.numpy_dtype:
         raise ValueError(f"patches are {patches.dtype}, {path} holds {array.dtype.name}")
-    array[rows.start : rows.stop].write(patches).result()
+    # Not copied, as nobody changes them before it is done.
+    array[rows.start : rows.stop].write(patches, can_reference_source_data_indefinitely=True).result()
