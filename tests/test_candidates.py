@@ -233,6 +233,35 @@ def test_normal_patches_are_breast_apart_and_away_from_findings() -> None:
     assert distances[~np.eye(len(found), dtype=bool)].min() >= 30
 
 
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(boxes, max_size=2),
+    st.integers(16, 201),
+    st.floats(0.05, 1),
+    st.floats(0, 120),
+    st.floats(0, 1),
+    st.integers(0, 9),
+)
+def test_normal_patches_keep_to_the_frame_the_breast_and_their_distance(
+    avoid: list[Box], size: int, share: float, distance: float, hard: float, seed: int
+) -> None:
+    patch = PatchSettings(
+        size=size, min_breast=share, min_distance=distance, hard_normals=hard, normals_per_film=15, seed=seed
+    )
+    found = candidates([], patch, normals="background", avoid=avoid)
+    assert len(found) <= 15
+    assert [c.origin for c in found] == sorted((c.origin for c in found), reverse=True)
+    for a, b in itertools.combinations(found, 2):
+        assert (a.y - b.y) ** 2 + (a.x - b.x) ** 2 >= max(distance, 1) ** 2
+    mask = breast() > 0
+    for c in found:
+        assert 0 <= c.y <= ROWS - size
+        assert 0 <= c.x <= COLUMNS - size
+        assert mask[c.y : c.y + size, c.x : c.x + size].mean() >= share
+        for box in avoid:
+            assert c.y + size <= box.y or c.y >= box.bottom or c.x + size <= box.x or c.x >= box.right
+
+
 def test_normal_places_are_uniform_over_the_breast_not_over_its_box() -> None:
     """An L of two equal parts, the one compact, the other long and thin: as many centres in either."""
     film = np.zeros((600, 500), np.uint8)
