@@ -36,7 +36,7 @@ from mammo_etl.inventory import (
     without_films,
 )
 from mammo_etl.leaks import check_leaks, leaks_of
-from mammo_etl.plan import PlanError, check_disk, check_memory, plan_patches
+from mammo_etl.plan import PlanError, check_disk, check_memory, plan_patches, total_warnings
 from mammo_etl.reader import PublishedRun
 from mammo_etl.records import Candidate, Finding, Reason, Rejection, Scan
 from mammo_etl.report import write_report
@@ -90,12 +90,14 @@ def build_dataset(
         inventory = step("inventory", take_inventory, client, files, workspace, settings, stages)
         inventory, films = step("convert", convert, client, inventory, workspace, settings, stages)
         phantom = any(source.phantom for source in files)
-        plan, run_id = step("plan", make_plan, inventory, films, phantom, workspace, settings, stages)
+        plan, run_id, shortfalls = step("plan", make_plan, inventory, films, phantom, workspace, settings, stages)
         published = catalog.finished_run(workspace, run_id)
         new = published is None
         if published is None:
             step("extract", extract, client, plan, films, run_id, workspace, settings, stages)
-            published = step("publish", publish, files, sources, inventory, plan, run_id, workspace, settings, stages)
+            published = step(
+                "publish", publish, files, sources, inventory, plan, shortfalls, run_id, workspace, settings, stages
+            )
     catalog.announce(workspace, published)
     summary = BuildSummary(
         run_id=run_id,
@@ -177,8 +179,8 @@ def make_plan(
     workspace: Path,
     settings: BuildSettings,
     stages: Stages,
-) -> tuple[pd.DataFrame, str]:
-    """The numbered patches, and the id of their run, which follows from all that the run will contain.
+) -> tuple[pd.DataFrame, str, list[str]]:
+    """The numbered patches, the id of their run, which follows from all that the run will contain, and where they fall short of what was asked.
 
     Raises PlanError if there is no patch, or no room for them, and LeakError if their split leaks.
     """
@@ -189,12 +191,13 @@ def make_plan(
             stage.advance()
         plan = plan_patches(inventory.scans, candidates, settings.plan, settings.normals)
         check_leaks(leaks_of(inventory.scans, plan, settings.plan))
-        check_disk(len(plan), settings.patches.size, shutil.disk_usage(workspace).free)
+        check_disk(len(plan), settings.patches.size, settings.cleaning.bits, shutil.disk_usage(workspace).free)
     places = {"path", "roi_path", "crop_path"}
     rows: list[Scan | Finding | Rejection] = [*inventory.scans, *inventory.findings, *inventory.rejects]
     records = [{key: value for key, value in asdict(item).items() if key not in places} for item in rows]
     images = [[image_id, films[image_id].png] for image_id in sorted(films)]
-    return plan, f"run-{digest(settings, phantom, records, images, plan.to_dict('list'))[:12]}"
+    run_id = f"run-{digest(settings, phantom, records, images, plan.to_dict('list'))[:12]}"
+    return plan, run_id, total_warnings(candidates, plan, settings.plan)
 
 
 def extract(
@@ -211,10 +214,11 @@ def extract(
     Raises PlanError if a worker has too little memory for a shard, or died of one.
     """
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    check_memory(settings.store.shard_rows, settings.patches.size, min(w["memory_limit"] for w in workers))
+    size, bits = settings.patches.size, settings.cleaning.bits
+    check_memory(settings.store.shard_rows, size, bits, min(w["memory_limit"] for w in workers))
     places = Workspace(workspace)
     run = places.run(run_id)
-    store.create_patches(run / "patches.zarr", len(plan), settings.patches.size, settings.store)
+    store.create_patches(run / "patches.zarr", len(plan), size, settings.store, bits)
     shards = store.shard_ranges(len(plan), settings.store.shard_rows)
     function = partial(extract_shard, run=run, images=places.images(digest(settings.cleaning)))
     with stages.stage("extract", "patches", len(plan)) as stage:
@@ -236,6 +240,7 @@ def publish(
     sources: Sequence[SourceSettings],
     inventory: Inventory,
     plan: pd.DataFrame,
+    shortfalls: Sequence[str],
     run_id: str,
     workspace: Path,
     settings: BuildSettings,
@@ -276,7 +281,7 @@ def publish(
             "timings": list(stages.timings),
             "leaks": [asdict(row) for row in leaks],
             "confounds": confounds,
-            "warnings": [*warnings_of(inventory, patches, settings), *confounds["warnings"]],
+            "warnings": [*shortfalls, *warnings_of(inventory, patches, settings), *confounds["warnings"]],
         }
         write_report(run, places.images(digest(settings.cleaning)), {"run_id": run_id, **manifest})
         stage.advance()

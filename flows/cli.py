@@ -17,6 +17,7 @@ from mammo_etl.files import SourceFileError
 from mammo_etl.inventory import InventoryError, list_sources
 from mammo_etl.phantom.source_faults import FAULTS, Fault, parse_faults
 from mammo_etl.plan import PlanError
+from mammo_etl.presets import PRESETS
 from mammo_etl.reader import ReaderError, open_run
 from mammo_etl.records import REASONS, Reason
 from mammo_etl.settings import SettingsError, SourceSettings
@@ -128,19 +129,27 @@ def _options(
 def build(
     source: SourceOption,
     workspace: WorkspaceOption,
+    preset: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help=f"Settings by name, under the file's: {', '.join(sorted(PRESETS))}."),
+    ] = None,
     settings: SettingsOption = None,
     set_: SetOption = None,
 ) -> None:
     """Build a dataset run from raw scans and publish it."""
-    _show_build(_build([SourceSettings.parse(text) for text in source], workspace, settings, set_ or []))
+    _show_build(_build([SourceSettings.parse(text) for text in source], workspace, settings, set_ or [], preset))
 
 
 def _build(
-    sources: Sequence[SourceSettings], workspace: Path, settings: Path | None, overrides: list[str]
+    sources: Sequence[SourceSettings],
+    workspace: Path,
+    settings: Path | None,
+    overrides: list[str],
+    preset: str | None = None,
 ) -> "BuildSummary":
     from flows.settings import load_settings
 
-    job = load_settings(settings, overrides)
+    job = load_settings(settings, overrides, preset)
     _check_places(sources, workspace)
     from flows.build_dataset import build_dataset
     from mammo_etl.catalog import IncompleteRunError

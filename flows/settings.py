@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from flows.clusters import ClusterSettings
-from mammo_etl.settings import BuildSettings, read_toml, validated, with_overrides
+from mammo_etl.presets import preset_values
+from mammo_etl.settings import BuildSettings, laid_over, read_toml, validated, with_overrides
 from mammo_model.settings import TrainingSettings
 
 
@@ -21,8 +22,9 @@ class JobSettings(BuildSettings):
         return BuildSettings(**{name: getattr(self, name) for name in BuildSettings.model_fields})
 
 
-def load_settings(path: Path | None, overrides: list[str]) -> JobSettings:
-    """Defaults, with a TOML file and then `stage.key=value` texts laid over them; raises SettingsError."""
-    values = with_overrides(read_toml(path) if path is not None else {}, overrides)
+def load_settings(path: Path | None, overrides: list[str], preset: str | None = None) -> JobSettings:
+    """Defaults, with a preset, a TOML file and then `stage.key=value` texts laid over them; raises SettingsError."""
+    named = preset_values(preset) if preset is not None else {}
+    values = with_overrides(laid_over(named, read_toml(path) if path is not None else {}), overrides)
     origin = str(path) if path is not None and not overrides else "settings"
     return validated(JobSettings, values, origin)

@@ -22,7 +22,7 @@ from mammo_etl.png import decode_png, encode_png
 from mammo_etl.records import Box, Candidate, Finding, Reason, Rejection, RoiKind, Scan, Verdict
 from mammo_etl.roi import Region, region_from_json, region_to_json
 from mammo_etl.roi_check import check_roi
-from mammo_etl.schema import FORMAT_VERSION
+from mammo_etl.schema import FORMAT_VERSION, from_rows, to_rows
 from mammo_etl.settings import CleaningSettings, PatchSettings, digest
 from mammo_etl.workspace import Workspace, read_json, write_bytes, write_json
 
@@ -57,7 +57,8 @@ def convert_film(work: FilmWork, workspace: Path, cleaning: CleaningSettings, pa
     images = places.images(digest(cleaning))
     receipt_path = images / f"{scan.image_id}.json"
     try:
-        receipt, image = _valid_image(receipt_path, work), None
+        receipt = _valid_image(receipt_path, work)
+        image: Pixels | None = None
         image_skipped = receipt is not None
         if receipt is None:
             receipt, image, png = _make_image(work, cleaning)
@@ -92,16 +93,18 @@ def convert_film(work: FilmWork, workspace: Path, cleaning: CleaningSettings, pa
         image_id=scan.image_id,
         rows=scan.rows,
         columns=scan.columns,
-        mask=image,
-        mask_box=Box(*receipt["box"]),
+        image=image,
+        image_box=Box(*receipt["box"]),
         regions=[region_from_json(region) for region in receipt["regions"]],
         normals=normals,
         avoid=avoid,
         settings=patches,
     )
-    rows = [asdict(candidate) for candidate in candidates]
+    rows = to_rows(candidates, Candidate)
     write_json(
-        candidates_path, {"format_version": FORMAT_VERSION, "basis": basis, "rows": rows, "digest": digest(rows)}
+        candidates_path,
+        {"format_version": FORMAT_VERSION, "basis": basis, "rows": rows, "digest": digest(rows)},
+        indent=None,
     )
     return FilmResult(
         scan, image_skipped, False, len(candidates), rejects, findings, receipt["png"], tuple(receipt["box"])
@@ -126,7 +129,7 @@ def read_candidates(
 ) -> list[Candidate]:
     """The candidates that `convert_film` found; raises FileNotFoundError if it did not."""
     path = Workspace(workspace).candidates(digest(cleaning, patches)) / f"{image_id}.json"
-    return [Candidate(**row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
+    return from_rows(json.loads(path.read_text(encoding="utf-8"))["rows"], Candidate)
 
 
 def read_receipt(workspace: Path, cleaning: CleaningSettings, image_id: str) -> dict[str, Any]:

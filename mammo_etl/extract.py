@@ -7,9 +7,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from mammo_etl import store
+from mammo_etl.dicom import Pixels
 from mammo_etl.files import digest_of
 from mammo_etl.png import decode_png
 from mammo_etl.schema import FORMAT_VERSION
@@ -43,10 +43,10 @@ class ShardResult:
     rows: int
 
 
-def cut(image: NDArray[np.uint8], box: tuple[int, int, int, int], y: int, x: int, size: int) -> NDArray[np.uint8]:
+def cut(image: Pixels, box: tuple[int, int, int, int], y: int, x: int, size: int) -> Pixels:
     """The patch at (y, x) of the original scan from a cleaned film, whose pixels are those of `box`; 0 outside it."""
     top, left, height, width = box
-    patch = np.zeros((size, size), np.uint8)
+    patch = np.zeros((size, size), image.dtype)
     y0, y1 = max(y, top), min(y + size, top + height)
     x0, x1 = max(x, left), min(x + size, left + width)
     if y0 < y1 and x0 < x1:
@@ -62,17 +62,17 @@ def receipt_path(run: Path, shard: int) -> Path:
 def extract_shard(work: ShardWork, run: Path, images: Path) -> ShardResult:
     """Writes one shard of `run`/patches.zarr from the PNGs in `images`, unless its receipt holds.
 
-    Raises DamagedImageError if a PNG is missing or damaged.
+    Raises DamagedImageError if a PNG is missing or damaged, or not of the array's depth.
     """
     array, path = run / "patches.zarr", receipt_path(run, work.shard)
     basis = digest(work.patches[["image_id", "y", "x", "size"]].to_dict("list"), work.images)
     if valid_receipt(run, work.shard, basis) is not None:
         return ShardResult(work.shard, True, len(work.patches))
     size = int(work.patches["size"].iloc[0])
-    block = np.zeros((len(work.patches), size, size), np.uint8)
+    block = np.zeros((len(work.patches), size, size), store.open_patches(array).dtype.numpy_dtype)
     for image_id, rows in work.patches.reset_index(drop=True).groupby("image_id", sort=False):
         expected, box = work.images[str(image_id)]
-        image = _read_image(images / f"{image_id}.png", expected)
+        image = _read_image(images / f"{image_id}.png", expected, block.dtype)
         for index, y, x in zip(rows.index, rows["y"], rows["x"], strict=True):
             block[index] = cut(image, box, y, x, size)
     store.write_shard(array, range(work.start, work.start + len(block)), block)
@@ -103,10 +103,13 @@ def valid_receipt(run: Path, shard: int, basis: str | None = None) -> dict[str, 
     return checked
 
 
-def _read_image(path: Path, expected: str) -> NDArray[np.uint8]:
+def _read_image(path: Path, expected: str, dtype: np.dtype[Any]) -> Pixels:
     if not path.exists():
         raise DamagedImageError(f"{path}: the cleaned film is gone; run the build again")
     content = path.read_bytes()
     if digest_of(content) != expected:
         raise DamagedImageError(f"{path}: the cleaned film was changed after it was written; run the build again")
-    return decode_png(content)
+    image = decode_png(content)
+    if image.dtype != dtype:
+        raise DamagedImageError(f"{path}: the cleaned film is {image.dtype}, the patches are to be {dtype}")
+    return image

@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mammo_etl.cleaning import to_8bit
+from mammo_etl.dicom import Pixels
 from mammo_etl.png import decode_png
 from mammo_etl.records import (
     Box,
@@ -147,7 +149,8 @@ def draw_film(
     top, left = min(round(box.y * scale), height - 1), min(round(box.x * scale), width - 1)
     bottom, right = max(top + 1, round(box.bottom * scale)), max(left + 1, round(box.right * scale))
     frame = np.zeros((height, width), np.uint8)
-    frame[top:bottom, left:right] = cv2.resize(grey, (right - left, bottom - top), interpolation=cv2.INTER_AREA)
+    small: Pixels = np.asarray(cv2.resize(grey, (right - left, bottom - top), interpolation=cv2.INTER_AREA))  # type: ignore[assignment]
+    frame[top:bottom, left:right] = to_8bit(small, 8 * small.itemsize)
     ok, jpeg = cv2.imencode(".jpg", frame, _JPEG)
     assert ok
     regions = [

@@ -1,9 +1,11 @@
 """Candidates to numbered patches: split, chosen, each with its final row. Tables only, no pixels."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from mammo_etl.records import Candidate, Label, Scan, Split
 from mammo_etl.settings import NormalSettings, PlanSettings
@@ -21,6 +23,7 @@ COLUMNS = [
     "label",
     "label_name",
     "finding_id",
+    "finding_ids",
     "origin",
     "y",
     "x",
@@ -51,10 +54,14 @@ def plan_patches(
     `normal_share = "all"` besides, they are the most with which every scanner has as many to an abnormal patch as any other, leaving
     aside scanners that have none in that split.
 
+    With `settings.patches`, abnormal ones are taken evenly over findings, as many as that total leaves for them: the best patch of each
+    finding (`_best`), then at random another of each, and so on. Splits make up for one that has too few normal ones. Where places are too
+    few of either kind, the total is less and the share is kept.
+
     Rows are sorted by split (train, validation, test), film, label and place. The result does not depend on the order of the arguments.
 
-    Raises PlanError if there is no candidate at all, or if scanners are to be matched and those of the abnormal patches have no normal
-    candidate.
+    Raises PlanError if there is no candidate at all, if there is none of either kind for a total by shares, or if scanners are to be matched
+    and those of the abnormal patches have no normal candidate.
     """
     if not candidates:
         raise PlanError("no place for a patch was found in any film: nothing to build")
@@ -83,60 +90,149 @@ def scanner_group(films: pd.DataFrame) -> "pd.Series[str]":
 
 
 def _choose(frame: pd.DataFrame, settings: PlanSettings, normals: NormalSettings) -> pd.DataFrame:
-    """All abnormal patches, and the wanted number of normal ones per split and scanner (`group`)."""
+    """The abnormal patches, and the wanted number of normal ones per split and scanner (`group`)."""
     is_normal = frame["label"] == int(Label.NORMAL)
     abnormal, normal = frame[~is_normal], frame[is_normal]
-    if abnormal.empty or (settings.normal_share == "all" and not normals.match_scanner):
+    if settings.patches is None and (abnormal.empty or (settings.normal_share == "all" and not normals.match_scanner)):
         return frame
-    lesions = abnormal.groupby(["split", "group"]).size()
-    there = normal.groupby(["split", "group"]).size()
-    if normals.match_scanner and not set(abnormal["group"]) & set(normal["group"]):
+    if normals.match_scanner and not abnormal.empty and not set(abnormal["group"]) & set(normal["group"]):
         raise PlanError(
             "normals.match_scanner: expected normal tissue from the scanners of the abnormal patches "
             f"({', '.join(sorted(set(abnormal['group'])))}), but none of them has a place for a normal patch: set "
             "patches.normals=background, which takes normal tissue from the abnormal films, or leave normals.match_scanner off"
         )
-    if settings.normal_share == "all":
-        wanted = lesions * (there / lesions).groupby("split").transform("min")
-    else:
-        wanted = lesions * (settings.normal_share / (1 - settings.normal_share))
-    wanted = wanted.fillna(0).round().astype(int)
-    # A split without a finding keeps the share of its normal patches that the other splits keep of theirs.
-    with_lesions = set(abnormal["split"])
-    wanted_of = wanted.groupby("group").sum()
-    served_of = there[there.index.isin(with_lesions, level="split")].groupby("group").sum()
-
-    draw = pd.Series([unit_interval("normal", settings.seed, name) for name in normal["patch_id"]], index=normal.index)
-    turn = draw.groupby([normal["split"], normal["image_id"]]).rank(method="first")
-    normal = normal.assign(_turn=turn, _draw=draw).sort_values(["_turn", "_draw"], kind="stable")
-    kept = []
-    for (split, group), part in normal.groupby(["split", "group"], sort=True):
-        number = wanted.get((split, group), 0)
-        if split not in with_lesions:
-            usual, served = wanted_of.get(group, 0), served_of.get(group, 0)
-            number = round(len(part) * min(1.0, usual / served)) if served else len(part) * bool(usual)
-        kept.append(part.head(int(number)))
+    total = None
+    if settings.patches is not None:
+        number, total = _numbers(len(abnormal), int(normal["group"].isin(abnormal["group"]).sum()), settings)
+        abnormal = _in_turn(abnormal, ["finding_id"], settings.seed, "abnormal", _best(abnormal)).head(number)
+    there = normal.groupby(["split", "group"]).size()
+    wanted = _wanted(abnormal.groupby(["split", "group"]).size(), there, settings.normal_share)
+    there = there.reindex(wanted.index, fill_value=0)
+    numbers = wanted.round() if total is None else _divided(total, wanted, there)
+    normal = _in_turn(normal, ["split", "image_id"], settings.seed, "normal")
+    kept = [part.head(int(numbers[key])) for key, part in normal.groupby(["split", "group"], sort=True)]  # type: ignore[index]
     return pd.concat([abnormal, *kept])[list(frame.columns)]
 
 
-def check_memory(shard_rows: int, size: int, limit_bytes: int) -> None:
-    """Raises PlanError if a worker of that memory limit (0: none) could not hold a shard's patches and their compressed copy.
+def _numbers(abnormal: int, normal: int, settings: PlanSettings) -> tuple[int, int]:
+    """How many abnormal and normal patches are `settings.patches` in all, or as many as so many places for either allow at the same share."""
+    share = settings.normal_share
+    assert settings.patches is not None
+    assert share != "all"
+    if not abnormal or not normal:
+        raise PlanError(
+            f"plan.patches = {settings.patches:,}: expected places for normal and abnormal patches, found {abnormal:,} for abnormal and "
+            f"{normal:,} for normal ones: add a source that has the others (patches.normals=background takes normal tissue from abnormal films), "
+            "or leave plan.patches unset"
+        )
+    total = min(settings.patches, round(abnormal / (1 - share)), round(normal / share))
+    of_abnormal = min(max(total - round(total * share), 1), abnormal)
+    return of_abnormal, total - of_abnormal
 
-    A worker with its libraries took 0.25 GB where measured.
+
+def _best(abnormal: pd.DataFrame) -> NDArray[np.bool_]:
+    """Whether a patch is the one of its finding that shows the largest share of it, or of several such the one at its centre."""
+    off_centre = abnormal["origin"] != "centre"
+    first = abnormal.assign(_off=off_centre).sort_values(
+        ["roi_fraction", "_off", "patch_id"], ascending=[False, True, True]
+    )
+    return np.asarray(abnormal.index.isin(first.drop_duplicates("finding_id").index))
+
+
+def _wanted(lesions: "pd.Series[int]", there: "pd.Series[int]", share: float | Literal["all"]) -> "pd.Series[float]":
+    """How many normal patches each split and group should have, by its abnormal patches (`lesions`) and normal candidates (`there`)."""
+    if share == "all":
+        wanted = lesions * (there / lesions).groupby("split").transform("min")
+    else:
+        wanted = lesions * (share / (1 - share))
+    cells = lesions.index.union(there.index)
+    wanted, there = wanted.reindex(cells).fillna(0.0), there.reindex(cells, fill_value=0)
+    # A split without a finding keeps the share of its normal patches that the other splits keep of theirs.
+    bare = ~cells.isin(set(lesions.index.get_level_values("split")), level="split")
+    usual = (wanted.groupby("group").sum() / there[~bare].groupby("group").sum()).clip(upper=1.0)
+    return wanted.where(~bare, there * usual.reindex(cells, level="group").fillna(0.0))
+
+
+def _divided(total: int, wanted: "pd.Series[float]", there: "pd.Series[int]") -> "pd.Series[float]":
+    """That many normal patches over splits and groups in proportion to `wanted`; in a group, splits make up for one that has too few `there`."""
+    groups = wanted.groupby("group").sum()
+    of_group = apportion(total, groups, pd.Series(total, groups.index))
+    parts = [apportion(int(of_group[name]), part, there) for name, part in wanted.groupby("group")]
+    return pd.concat(parts)
+
+
+def apportion(
+    total: int, weights: "pd.Series[float]", limits: "pd.Series[int] | pd.Series[float]"
+) -> "pd.Series[float]":
+    """Whole numbers in proportion to the weights with that sum, by largest remainders (Hamilton), none above its limit.
+
+    What one cannot take goes to the others; the sum is less where all that have a weight are at their limits.
     """
-    needed = 2 * shard_rows * size * size + 250_000_000
+    numbers, limits = weights * 0.0, limits.astype(float)
+    rest = weights[weights > 0]
+    while len(rest):
+        left = total - numbers.sum()
+        exact = rest * (left / rest.sum())
+        full = exact >= limits[rest.index]
+        if not full.any():
+            whole = exact // 1
+            largest = (whole - exact).sort_values(kind="stable").index[: int(left - whole.sum())]
+            numbers[rest.index] = whole + whole.index.isin(largest)
+            break
+        numbers[rest.index[full]] = limits[rest.index[full]]
+        rest = rest[~full]
+    return numbers
+
+
+def _in_turn(
+    patches: pd.DataFrame, owner: list[str], seed: int, kind: str, first: NDArray[np.bool_] | None = None
+) -> pd.DataFrame:
+    """Sorted so that any beginning is even over owners: one patch of each, then another of each, and so on, at random but for the `first` ones."""
+    draw = pd.Series([unit_interval(kind, seed, name) for name in patches["patch_id"]], patches.index, dtype=float)
+    turn = (draw if first is None else draw - first).groupby([patches[name] for name in owner]).rank(method="first")
+    return patches.assign(_turn=turn, _draw=draw).sort_values(["_turn", "_draw"], kind="stable")
+
+
+def total_warnings(candidates: Sequence[Candidate], plan: pd.DataFrame, settings: PlanSettings) -> list[str]:
+    """Where a plan falls short of `settings.patches`, and what is missing; none without such a total."""
+    if settings.patches is None:
+        return []
+    warnings = []
+    normal = sum(candidate.label == Label.NORMAL for candidate in candidates)
+    of_normal = round(settings.patches * float(settings.normal_share))
+    if len(plan) < settings.patches:
+        warnings.append(
+            f"the run has {len(plan):,} patches, not {settings.patches:,} (plan.patches): expected places for {settings.patches - of_normal:,} "
+            f"abnormal and {of_normal:,} normal ones, found {len(candidates) - normal:,} and {normal:,} (patches.around and patches.stride "
+            "give more of the former, patches.normals_per_film, patches.min_distance and patches.normals more of the latter)"
+        )
+    findings = {candidate.finding_id for candidate in candidates} - {""}
+    if left := len(findings - set(plan["finding_id"])):
+        warnings.append(
+            f"{left:,} of {len(findings):,} findings have no patch of their own: plan.patches has no room for them"
+        )
+    return warnings
+
+
+def check_memory(shard_rows: int, size: int, bits: int, limit_bytes: int) -> None:
+    """Raises PlanError if a worker of that memory limit (0: none) could not hold a shard's patches, their compressed copies and the file made of
+    these, were they as large as the patches.
+
+    A worker with its libraries took 0.25 GB where measured, and a film takes up to 0.05 GB more.
+    """
+    needed = 3 * shard_rows * size * size * bits // 8 + 300_000_000
     if 0 < limit_bytes < needed:
         raise PlanError(
-            f"extract: a shard of {shard_rows:,} patches of {size} x {size} needs {needed / 1e9:.1f} GB, a worker has "
+            f"extract: a shard of {shard_rows:,} patches of {size} x {size} and {bits} bits needs {needed / 1e9:.1f} GB, a worker has "
             f"{limit_bytes / 1e9:.1f} GB: set a smaller store.shard_rows or more memory per worker"
         )
 
 
-def check_disk(patches: int, size: int, free_bytes: int) -> None:
+def check_disk(patches: int, size: int, bits: int, free_bytes: int) -> None:
     """Raises PlanError if that many patches could not be stored in the free space even uncompressed."""
-    needed = patches * size * size
+    needed = patches * size * size * bits // 8
     if needed > free_bytes:
         raise PlanError(
-            f"extract: {patches:,} patches of {size} x {size} need up to {needed / 1e9:.1f} GB, the workspace's disk has "
+            f"extract: {patches:,} patches of {size} x {size} and {bits} bits need up to {needed / 1e9:.1f} GB, the workspace's disk has "
             f"{free_bytes / 1e9:.1f} GB free"
         )

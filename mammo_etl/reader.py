@@ -28,7 +28,7 @@ class PublishedRun:
         return pd.read_parquet(self.folder / "patches.parquet")
 
     def open_patches(self) -> Any:
-        """The pixels as a read-only TensorStore, (N, size, size) uint8; row i belongs to row i of the patch table."""
+        """The pixels as a read-only TensorStore, (N, size, size) uint8 or uint16; row i belongs to row i of the patch table."""
         return store.open_patches(self.folder / "patches.zarr")
 
 

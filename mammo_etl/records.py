@@ -304,9 +304,22 @@ class Candidate:
     """A place in a film where a patch may be cut."""
 
     image_id: Annotated[str, Doc("Film.")]
-    finding_id: Annotated[str, Doc("Finding that the patch shows most of; empty for normal tissue.")]
+    finding_id: Annotated[
+        str, Doc("Finding that the patch shows most of, and has its label from; empty for normal tissue.")
+    ]
+    finding_ids: Annotated[
+        tuple[str, ...],
+        Doc(
+            "All findings with ROI pixels in the patch: finding_id, then the others by the share of their ROI that it holds."
+        ),
+    ]
     label: Annotated[int, Doc("Class 0 to 4.")]
-    origin: Annotated[str, Doc("How the place was chosen: centre, around, grid, normal, background.")]
+    origin: Annotated[
+        str,
+        Doc(
+            "How the place was chosen: centre, around, grid, apart (from other findings); normal, background, hard (the brightest)."
+        ),
+    ]
     y: Annotated[int, Doc("Top row of the patch.")]
     x: Annotated[int, Doc("Left column of the patch.")]
     size: Annotated[int, Doc("Height and width of the patch, pixels.")]
@@ -335,8 +348,21 @@ class Patch:
         Doc("0 Normal, 1 Benign Calcification, 2 Benign Mass, 3 Malignant Calcification, 4 Malignant Mass."),
     ]
     label_name: Annotated[str, Doc("The label in words.")]
-    finding_id: Annotated[str, Doc("Finding that the patch shows most of; empty for normal tissue.")]
-    origin: Annotated[str, Doc("How the place was chosen: centre, around, grid, normal, background.")]
+    finding_id: Annotated[
+        str, Doc("Finding that the patch shows most of, and has its label from; empty for normal tissue.")
+    ]
+    finding_ids: Annotated[
+        tuple[str, ...],
+        Doc(
+            "All findings with ROI pixels in the patch: finding_id, then the others by the share of their ROI that it holds."
+        ),
+    ]
+    origin: Annotated[
+        str,
+        Doc(
+            "How the place was chosen: centre, around, grid, apart (from other findings); normal, background, hard (the brightest)."
+        ),
+    ]
     y: Annotated[int, Doc("Top row of the patch on the original scan, pixels.")]
     x: Annotated[int, Doc("Left column of the patch on the original scan, pixels.")]
     size: Annotated[int, Doc("Height and width of the patch, pixels.")]
@@ -345,6 +371,6 @@ class Patch:
     ]
     roi_coverage: Annotated[float, Doc("Share of the patch that is ROI of that finding, 0 to 1.")]
     breast_fraction: Annotated[float, Doc("Share of the patch that is breast, 0 to 1.")]
-    mean: Annotated[float, Doc("Mean of the stored pixels, 0 to 255.")]
+    mean: Annotated[float, Doc("Mean of the stored pixels, 0 to 255, or 0 to 65535 where they have 16 bits.")]
     std: Annotated[float, Doc("Standard deviation of the stored pixels.")]
     scanner: Annotated[str, Doc("Digitiser of the film; empty if unknown.")]

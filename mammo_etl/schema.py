@@ -10,6 +10,7 @@ import types
 import typing
 from collections.abc import Iterable
 from enum import IntEnum, StrEnum
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -67,7 +68,14 @@ PATCHES = schema_of(Patch)
 
 def to_table(records: Iterable[Any], record: type) -> pa.Table:
     """Records as an Arrow table with the record's schema."""
-    return pa.Table.from_pylist([dataclasses.asdict(item) for item in records], schema=schema_of(record))
+    return pa.Table.from_pylist(to_rows(records, record), schema=schema_of(record))
+
+
+def to_rows(records: Iterable[Any], record: type) -> list[dict[str, Any]]:
+    """Records as rows: their fields by name. Several times faster than `dataclasses.asdict`, which copies what cannot change."""
+    names = [field.name for field in dataclasses.fields(record)]
+    values = attrgetter(*names)
+    return [dict(zip(names, values(item), strict=True)) for item in records]
 
 
 def from_rows(rows: Iterable[dict[str, Any]], record: type[Record]) -> list[Record]:

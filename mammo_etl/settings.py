@@ -81,18 +81,21 @@ class PatchSettings(Settings):
     size: Annotated[int, Field(ge=16, le=2048)] = 256
     """Height and width of a patch, pixels of the original scan."""
     stride: Annotated[int, Field(ge=1, le=2048)] = 128
-    """Step of the grid over a ROI larger than a patch, pixels."""
+    """Step of the grid over a ROI larger than a patch, pixels; never more than a patch, so that nothing is left out."""
     around: Annotated[int, Field(ge=0, le=100)] = 4
     """Patches at random places around a ROI's centre, besides the one at its centre."""
     jitter: Annotated[float, Field(ge=0, le=1)] = 0.25
     """Largest shift of those from the centre, as a share of the patch size."""
     min_roi: Annotated[float, Field(ge=0, le=1)] = 0.1
     """A patch counts as abnormal if it holds at least this share of the ROI, or is itself ROI to at least this share.
-    Each finding keeps its best patch in any case."""
+    Each finding keeps its best patch in any case. With several findings in a patch, all are listed, and its label is that of the one of which it
+    holds the larger share (within 0.01: the one with more pixels in it)."""
     normals_per_film: Annotated[int, Field(ge=0, le=10000)] = 64
     """Most places for normal patches looked for in one film."""
     normals: Literal["cases", "background"] = "cases"
     """Normal tissue comes from normal cases, or also from abnormal films away from every finding of that side and view."""
+    hard_normals: Annotated[float, Field(ge=0, le=1)] = 0
+    """Share of a film's normal places taken where its tissue is brightest, rather than at random: dense tissue is what lesions are mistaken for."""
     min_breast: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Least share of breast in a normal patch."""
     min_distance: Annotated[float, Field(ge=0)] = 64
@@ -106,6 +109,9 @@ class PlanSettings(Settings):
 
     normal_share: Annotated[float, Field(gt=0, lt=1)] | Literal["all"] = 0.85
     """Share of normal patches in each split, or `all`: every candidate. Abnormal patches are never dropped for it."""
+    patches: Annotated[int, Field(ge=2)] | None = None
+    """Patches in all, `normal_share` of them normal, or none: as many as there are abnormal ones for. Abnormal patches are then taken evenly over
+    findings, the best of each first. Where places are too few of either kind, there are fewer patches, at the same share, and a warning."""
     split: Literal["patient", "official", "patch"] = "patient"
     """By patient, which adding films never changes; as CBIS-DDSM's tables say (validation is taken from their training part, and other
     sources go by patient); or by patch, as is often done: patients and overlapping patches then leak between the splits, and a model's
@@ -123,6 +129,12 @@ class PlanSettings(Settings):
     def _room_for_training(self) -> Self:
         if self.validation + self.test >= 1:
             raise ValueError("validation and test leave nothing to train on: their sum must be below 1")
+        return self
+
+    @model_validator(mode="after")
+    def _share_of_a_total(self) -> Self:
+        if self.patches is not None and self.normal_share == "all":
+            raise ValueError("patches in all are divided by normal_share: expected a share, not all")
         return self
 
 
@@ -199,6 +211,15 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path}: the settings file could not be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: not a TOML file: {error}") from error
+
+
+def laid_over(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Nested values with others laid over them, key by key."""
+    merged: dict[str, Any] = copy.deepcopy(base)
+    for key, value in values.items():
+        below = merged.get(key)
+        merged[key] = laid_over(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def with_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The only writer and reader of `patches.zarr`.
 
-Zarr v3, (N, size, size) uint8, one patch per chunk, whole shards of patches. zarr-python makes the array and its metadata, so that any
+Zarr v3, (N, size, size) uint8 or uint16 as the cleaned films are, one patch per chunk, whole shards of patches. zarr-python makes the array and its metadata, so that any
 Zarr reader opens it; TensorStore moves the pixels, some thirty times faster for random patches.
 """
 
@@ -29,23 +29,24 @@ def shard_path(array: Path, shard: int) -> Path:
     return array / "c" / str(shard) / "0" / "0"
 
 
-def create_patches(path: Path, rows: int, size: int, settings: StoreSettings) -> None:
-    """Makes the empty array of `rows` patches; one that is there already is kept.
+def create_patches(path: Path, rows: int, size: int, settings: StoreSettings, bits: int = 8) -> None:
+    """Makes the empty array of `rows` patches of 8 or 16 `bits` a pixel; one that is there already is kept.
 
-    Raises ValueError if the one there has another shape.
+    Raises ValueError if the one there has another shape or depth.
     """
+    shape, dtype = (rows, size, size), np.dtype(f"uint{bits}")
     if (path / "zarr.json").exists():
         there = zarr.open_array(path, mode="r")
-        if there.shape != (rows, size, size):
-            raise ValueError(f"{path}: holds {there.shape}, not ({rows}, {size}, {size})")
+        if (there.shape, there.dtype) != (shape, dtype):
+            raise ValueError(f"{path}: holds {there.shape} {there.dtype}, not {shape} {dtype}")
         return
     zarr.create_array(
         path,
-        shape=(rows, size, size),
+        shape=shape,
         chunks=(1, size, size),
         # A shard longer than the array would waste an index of empty entries.
         shards=(min(settings.shard_rows, rows), size, size),
-        dtype="uint8",
+        dtype=dtype,
         compressors=ZstdCodec(level=settings.zstd_level),
         fill_value=0,
         dimension_names=("row", "y", "x"),
@@ -69,14 +70,17 @@ def open_patches(path: Path, *, write: bool = False) -> Any:
     return ts.open(spec, open=True, read=True, write=write).result()
 
 
-def write_shard(path: Path, rows: range, patches: NDArray[np.uint8]) -> None:
+def write_shard(path: Path, rows: range, patches: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
     """Writes one whole shard; TensorStore puts it in place by renaming a finished file.
 
-    `patches` is (len(rows), size, size) uint8. Raises ValueError unless the rows are exactly one shard: two writers of one shard would lose
-    each other's rows.
+    `patches` is (len(rows), size, size), of the array's dtype. Raises ValueError if it is of another, which would be converted in silence, or
+    unless the rows are exactly one shard: two writers of one shard would lose each other's rows.
     """
     array = open_patches(path, write=True)
     shard_rows = array.chunk_layout.write_chunk.shape[0]
     if rows.start % shard_rows or rows.stop != min(rows.start + shard_rows, array.shape[0]):
         raise ValueError(f"rows {rows.start} to {rows.stop} are not one whole shard of {shard_rows}")
-    array[rows.start : rows.stop].write(patches).result()
+    if patches.dtype != array.dtype.numpy_dtype:
+        raise ValueError(f"patches are {patches.dtype}, {path} holds {array.dtype.name}")
+    # Not copied, as nobody changes them before it is done.
+    array[rows.start : rows.stop].write(patches, can_reference_source_data_indefinitely=True).result()

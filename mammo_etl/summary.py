@@ -46,9 +46,9 @@ def warnings_of(inventory: Inventory, patches: pd.DataFrame, settings: BuildSett
         missing = [label.title for label in Label if label not in there]
         if missing:
             warnings.append(f"no {', '.join(missing)} patch in {split}")
-    with_patch = set(patches["finding_id"])
+    with_patch = {finding_id for finding_ids in patches["finding_ids"] for finding_id in finding_ids}
     unseen = sum(f.roi_kind != "none" and f.finding_id not in with_patch for f in inventory.findings)
-    if unseen:
+    if unseen and settings.plan.patches is None:
         warnings.append(f"{unseen} located findings have no patch (their ROI could not be used; see rejects)")
     return warnings
 

@@ -84,9 +84,12 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON for people and programs, whole or not at all; raises ValueError for NaN and infinities, which JSON has not."""
-    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
+    """Writes JSON for people and programs, whole or not at all; raises ValueError for NaN and infinities, which JSON has not.
+
+    Without an indent it is written several times faster.
+    """
+    write_bytes(path, (json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: Path) -> Any | None:

@@ -3,7 +3,9 @@
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers
+from numpy.typing import DTypeLike
 
 from mammo_model.settings import TrainingSettings
 
@@ -21,12 +23,12 @@ def dropout_rates(settings: TrainingSettings) -> list[float]:
     return [settings.dropout * (1.0 - 0.6 * (steps - block) / steps) for block in range(settings.depth)]
 
 
-def build_network(size: int, settings: TrainingSettings) -> Any:
-    """The seed work's final network (2020) as a Keras model: (batch, size, size, 1) uint8 -> (batch, classes) float32 probabilities.
+def build_network(size: int, settings: TrainingSettings, dtype: DTypeLike = np.uint8) -> Any:
+    """The seed work's final network (2020) as a Keras model: (batch, size, size, 1) of `dtype` -> (batch, classes) float32 probabilities.
 
     Blocks of two 3x3 convolutions (ReLU, He-uniform, same padding, each followed by batch normalisation), 2x2 maximum pooling and
-    dropout; then a dense layer of 128 with batch normalisation and dropout, and softmax. Grey levels are scaled to 0..1 inside the model,
-    so that what is stored is what it takes.
+    dropout; then a dense layer of 128 with batch normalisation and dropout, and softmax. Grey levels, of all that `dtype` (uint8 or uint16)
+    can hold, are scaled to 0..1 inside the model, so that what is stored is what it takes.
 
     The seed flattened the last block's maps. At 256 pixels, width 32 and depth 4 that alone would be 8.4 million weights, seven times all
     convolutions together, tied to one patch size. Here each map is pooled to its average (how much of a texture there is) and its maximum
@@ -37,8 +39,8 @@ def build_network(size: int, settings: TrainingSettings) -> Any:
     """
     if size < 2**settings.depth:
         raise ValueError(f"patches of {size} pixels cannot be halved {settings.depth} times")
-    patches = keras.Input((size, size, 1), dtype="uint8", name="patches")
-    x = layers.Rescaling(1 / 255, name="scale")(patches)
+    patches = keras.Input((size, size, 1), dtype=np.dtype(dtype).name, name="patches")
+    x = layers.Rescaling(1 / np.iinfo(dtype).max, name="scale")(patches)
     for block, rate in enumerate(dropout_rates(settings)):
         for _ in range(2):
             x = layers.Conv2D(

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
+Batch = tuple[NDArray[np.uint8] | NDArray[np.uint16], NDArray[np.int64]]
 """Patches (batch, size, size, 1) and their classes (batch,)."""
 
 READ_AHEAD = 4
-"""Batches being read, on TensorStore's own threads, while one is in use: 10 MB at 32 patches of 256 pixels."""
+"""Batches being read, on TensorStore's own threads, while one is in use: 10 MB at 32 patches of 256 pixels and 8 bits."""
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -28,7 +28,7 @@ class PatchFeed:
     """The patches of one split."""
 
     store: Any
-    """TensorStore, (N, size, size) uint8."""
+    """TensorStore, (N, size, size) uint8 or uint16."""
     rows: NDArray[np.int64]
     """Rows of the store that belong to the split, (n,)."""
     targets: NDArray[np.int64]
@@ -44,6 +44,12 @@ class PatchFeed:
     def size(self) -> int:
         """Height and width of a patch, pixels."""
         return int(self.store.shape[1])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of a pixel as stored; its full range is what black to white is."""
+        dtype: np.dtype[Any] = self.store.dtype.numpy_dtype
+        return dtype
 
     def in_order(self) -> Iterator[Batch]:
         """Every patch once, in the order of `rows`."""

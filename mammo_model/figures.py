@@ -114,7 +114,9 @@ def learning_figure(history: pd.DataFrame, best_epoch: int) -> Figure:
     return figure
 
 
-def examples_figure(patches: NDArray[np.uint8], examples: pd.DataFrame, classes: tuple[str, ...], title: str) -> Figure:
+def examples_figure(
+    patches: NDArray[np.uint8] | NDArray[np.uint16], examples: pd.DataFrame, classes: tuple[str, ...], title: str
+) -> Figure:
     """Patches (n, size, size) with the answer to each and its probability, right ones in blue, wrong ones in red.
 
     One row of pictures per true class that has any; `examples` has the columns target, predicted and probability.
@@ -133,11 +135,13 @@ def examples_figure(patches: NDArray[np.uint8], examples: pd.DataFrame, classes:
     return figure
 
 
-def _example(axes: Axes, patch: NDArray[np.uint8], example: pd.Series, classes: tuple[str, ...]) -> None:
+def _example(
+    axes: Axes, patch: NDArray[np.uint8] | NDArray[np.uint16], example: pd.Series, classes: tuple[str, ...]
+) -> None:
     right = example["predicted"] == example["target"]
     colour = RIGHT if right else WRONG
     axes.set_axis_on()
-    axes.imshow(patch, cmap="gray", vmin=0, vmax=255)
+    axes.imshow(patch, cmap="gray", vmin=0, vmax=np.iinfo(patch.dtype).max)
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():

@@ -102,7 +102,7 @@ def train(
     keras.utils.set_random_seed(settings.seed)
     if not on_gpu:
         tf.config.experimental.enable_op_determinism()
-    model = build_network(size, settings)
+    model = build_network(size, settings, feeds[Split.TRAIN].dtype)
     model.compile(
         optimizer=keras.optimizers.Adam(settings.learning_rate),
         loss="sparse_categorical_crossentropy",
@@ -191,7 +191,7 @@ def _seed_dropout(model: Any, seed: int, epoch: int) -> None:
 def _as_dataset(batches: Callable[[], Iterator[Batch]], feed: PatchFeed, count: int) -> Any:
     """Batches as a tf.data pipeline that holds two of them ready."""
     signature = (
-        tf.TensorSpec((None, feed.size, feed.size, 1), tf.uint8),
+        tf.TensorSpec((None, feed.size, feed.size, 1), feed.dtype),
         tf.TensorSpec((None,), tf.int64),
     )
     dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)

@@ -17,17 +17,18 @@ from mammo_etl.cleaning import clean_film
 from mammo_etl.film import read_film
 from mammo_etl.inventory import InventoryError
 from mammo_etl.png import decode_png
+from mammo_etl.presets import preset
 from mammo_etl.reader import ReaderError, open_run
 from mammo_etl.records import Finding, Label, Scan
 from mammo_etl.schema import FORMAT_VERSION, PATCHES, from_rows
-from mammo_etl.settings import BuildSettings, SourceSettings, digest, validated
+from mammo_etl.settings import BuildSettings, CleaningSettings, SourceSettings, digest, validated
 from mammo_etl.workspace import Workspace
 
 SETTINGS = validated(
     BuildSettings,
     {
         "inventory": {"mixed_ddsm": "all"},
-        "patches": {"size": 64, "stride": 32, "normals_per_film": 40, "min_distance": 16},
+        "patches": {"size": 64, "stride": 32, "normals_per_film": 40, "min_distance": 16, "hard_normals": 0.25},
         "store": {"shard_rows": 100},
     },
     "test",
@@ -108,6 +109,44 @@ def test_every_patch_is_what_is_cut_from_its_source_film(workspace: Path) -> Non
             assert patch.breast_fraction == pytest.approx((cut > 0).mean())
             checked += 1
     assert checked == len(patches) > 300
+
+
+def test_a_patch_lists_its_own_finding_first_and_normal_tissue_none(workspace: Path) -> None:
+    patches = open_run(workspace).patches()
+    normal = patches["label"] == 0
+    assert set(patches.loc[normal, "origin"]) == {"normal", "hard"}
+    assert (patches["finding_ids"].str.len() == 0).equals(normal)
+    assert (patches.loc[~normal, "finding_ids"].str[0] == patches.loc[~normal, "finding_id"]).all()
+    assert not patches.loc[~normal].duplicated(["image_id", "y", "x"]).any()
+
+
+def test_a_total_split_by_patch_is_met_and_its_leaks_are_told(
+    phantoms: Path, workspace: Path, tmp_path: Path, cluster: ClusterSettings
+) -> None:
+    shutil.copytree(workspace / "images", tmp_path / "images")
+    shutil.copytree(workspace / "candidates", tmp_path / "candidates")
+    total = {**SETTINGS.model_dump(), "plan": {**preset("seed").plan.model_dump(), "patches": 100}}
+    summary = build(phantoms, tmp_path, cluster, validated(BuildSettings, total, "test"))
+    patches = open_run(tmp_path).patches()
+    assert len(patches) == summary.counts["patches"] == 100
+    assert (patches["label"] == 0).sum() == 85
+    assert any("plan.split = patch" in text for text in summary.warnings)
+    assert any("findings have no patch of their own: plan.patches has no room" in text for text in summary.warnings)
+    [chosen] = [row for row in open_run(tmp_path).manifest["leaks"] if row["chosen"]]
+    assert chosen["patients"] > 0
+
+
+def test_a_store_of_sixteen_bits(phantoms: Path, workspace: Path, cluster: ClusterSettings, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"cleaning": CleaningSettings(bits=16)})
+    build(phantoms, tmp_path, cluster, settings)
+    deep, usual = open_run(tmp_path), open_run(workspace)
+    sixteen, eight = deep.open_patches().read().result(), usual.open_patches().read().result()
+    assert sixteen.dtype == np.uint16
+    assert deep.patches()["patch_id"].tolist() == usual.patches()["patch_id"].tolist()
+    assert np.array_equal(sixteen == 0, eight == 0)
+    # 0 is what was blackened: the darkest tissue is raised to 1.
+    assert np.abs(sixteen / 257 - eight).max() <= 1
+    assert len(np.unique(sixteen)) > 2000
 
 
 def test_rois_of_the_patches_agree_with_the_truth(phantoms: Path, workspace: Path) -> None:

@@ -41,6 +41,10 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *ar
             ["build", "--source", "ddsm=/nowhere", "--workspace", "{ws}", "--settings", "no.toml"],
             "no.toml: the settings file could not be read",
         ),
+        (
+            ["build", "--source", "ddsm=/nowhere", "--workspace", "{ws}", "--preset", "2020"],
+            "unknown preset '2020': expected one of seed",
+        ),
         (["train", "--workspace", "{ws}"], "no published run here; make one with `mammo build`"),
         (
             ["train", "--workspace", "{ws}", "--epochs", "0"],

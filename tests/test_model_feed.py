@@ -41,6 +41,16 @@ def test_in_order(store: Any) -> None:
     assert rows_fed(feed.in_order()) == ROWS.tolist()
 
 
+def test_16_bits_are_fed_as_they_are_stored(tmp_path: Path) -> None:
+    create_patches(tmp_path / "deep", 5, 16, StoreSettings(), bits=16)
+    patches = np.random.default_rng(0).integers(0, 2**16, (5, 16, 16)).astype(np.uint16)
+    write_shard(tmp_path / "deep", range(5), patches)
+    feed = PatchFeed(open_patches(tmp_path / "deep"), np.arange(5), np.zeros(5, np.int64), 5)
+    [(fed, _)] = feed.in_order()
+    assert feed.dtype == fed.dtype == np.uint16
+    assert np.array_equal(fed[..., 0], patches)
+
+
 def test_each_epoch_is_another_permutation(store: Any) -> None:
     feed = PatchFeed(store, ROWS, ROWS % 5, 4)
     fed = rows_fed(feed.shuffled(7, range(3)))

@@ -24,7 +24,9 @@ SHARD = 64
 SETTINGS = TrainingSettings(width=4, depth=1, dropout=0.1, epochs=6, batch_size=16, learning_rate=0.01, seed=1)
 
 
-def publish(workspace: Path, labels: tuple[int, ...] = (0, 1, 2, 3, 4), splits: tuple[str, ...] = ()) -> None:
+def publish(
+    workspace: Path, labels: tuple[int, ...] = (0, 1, 2, 3, 4), splits: tuple[str, ...] = (), bits: int = 8
+) -> None:
     """A published run of 40 patients with 8 patches each; a patch of label k has k bright stripes on noise."""
     rng = np.random.default_rng(0)
     rows: list[dict[str, Any]] = []
@@ -47,11 +49,11 @@ def publish(workspace: Path, labels: tuple[int, ...] = (0, 1, 2, 3, 4), splits: 
                     "label": label,
                 }
             )
-            patches.append(patch.astype(np.uint8))
+            patches.append(patch.astype(f"uint{bits}") * (257 if bits == 16 else 1))
     folder = workspace / "runs" / "tiny"
     folder.mkdir(parents=True)
     pd.DataFrame(rows).to_parquet(folder / "patches.parquet")
-    create_patches(folder / "patches.zarr", len(rows), SIZE, StoreSettings(shard_rows=SHARD))
+    create_patches(folder / "patches.zarr", len(rows), SIZE, StoreSettings(shard_rows=SHARD), bits)
     for shard in shard_ranges(len(rows), SHARD):
         write_shard(folder / "patches.zarr", shard, np.stack(patches[shard.start : shard.stop]))
     manifest = {"format_version": 1, "run_id": "tiny", "phantom": True, "settings": {"plan": {"split": "patient"}}}
@@ -228,6 +230,15 @@ def test_killed_while_saving_it_goes_on_as_if_it_had_not(workspace: Path, finish
     assert not (resumed.folder / "checkpoints").exists()
 
 
+def test_16_bits_are_learned_as_8_bits_are(tmp_path: Path) -> None:
+    from mammo_model.model_run import train_and_evaluate
+
+    publish(tmp_path, bits=16)
+    run = train_and_evaluate(tmp_path, SETTINGS)
+    assert run.metrics["splits"]["test"]["accuracy"]["value"] > 0.6
+    assert (run.folder / "figures" / "examples.png").exists()
+
+
 def test_a_missing_split_is_named(tmp_path: Path) -> None:
     from mammo_model.training import TrainingError, train
 
@@ -275,6 +286,18 @@ def test_the_networks_size() -> None:
     binary = build_network(32, TrainingSettings(binary=True, width=2, depth=1))
     assert binary.output_shape == (None, 2)
     assert binary.inputs[0].dtype == "uint8"
+
+
+def test_white_is_one_whatever_the_depth() -> None:
+    from mammo_model.architectures import build_network
+
+    small = TrainingSettings(width=2, depth=1)
+    for dtype in (np.uint8, np.uint16):
+        network = build_network(16, small, dtype)
+        assert network.inputs[0].dtype == np.dtype(dtype).name
+        assert network.get_layer("scale").scale == pytest.approx(1 / np.iinfo(dtype).max)
+        white = np.full((1, 16, 16, 1), np.iinfo(dtype).max, dtype)
+        assert np.asarray(network.get_layer("scale")(white)).max() == pytest.approx(1)
 
 
 def test_settings_come_without_tensorflow() -> None:

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mammo_etl.plan import COLUMNS, PlanError, check_disk, plan_patches
+from mammo_etl.leaks import leaks_of
+from mammo_etl.plan import COLUMNS, PlanError, apportion, check_disk, plan_patches, total_warnings
+from mammo_etl.presets import preset
 from mammo_etl.records import Candidate, Laterality, Scan, Split, View
 from mammo_etl.settings import BuildSettings, NormalSettings, PlanSettings
 from mammo_etl.sources import Inventory
@@ -41,6 +43,7 @@ def candidate(image_id: str, number: int, label: int) -> Candidate:
     return Candidate(
         image_id=image_id,
         finding_id=f"{image_id}_1" if label else "",
+        finding_ids=(f"{image_id}_1",) if label else (),
         label=label,
         origin="centre" if label else "normal",
         y=number,
@@ -120,11 +123,12 @@ def test_a_split_without_findings_keeps_the_usual_share_of_its_normals() -> None
 
 
 @settings(max_examples=12, deadline=None)
-@given(st.integers(0, 2**32), st.sampled_from(["patient", "official", "patch"]), st.booleans())
-def test_the_order_of_the_input_does_not_matter(seed: int, method: str, match: bool) -> None:
+@given(st.integers(0, 2**32), st.sampled_from(["patient", "official", "patch"]), st.booleans(), st.booleans())
+def test_the_order_of_the_input_does_not_matter(seed: int, method: str, match: bool, total: bool) -> None:
     scans, candidates = world_of_scanners(HOWTEK=(5, 2, 9), DBA=(2, 5, 9))
     scans = [replace(film, official_split="test" if number % 3 else "train") for number, film in enumerate(scans)]
-    plan, normals = PlanSettings.model_validate({"split": method}), NormalSettings(match_scanner=match)
+    plan = PlanSettings.model_validate({"split": method, "patches": 60 if total else None})
+    normals = NormalSettings(match_scanner=match)
     expected = plan_patches(scans, candidates, plan, normals)
     random.Random(seed).shuffle(scans)
     random.Random(seed).shuffle(candidates)
@@ -243,6 +247,120 @@ def test_scanners_that_cannot_be_matched_are_refused_with_what_to_do() -> None:
     assert len(plan_patches(films, normal, PlanSettings(), match)) == len(normal)
 
 
+def world_of_findings(
+    findings: int, places: int, normal_films: int, normals_each: int
+) -> tuple[list[Scan], list[Candidate]]:
+    """Patients with one finding each, shown in so many patches, the third of them best, and normal ones; one film each."""
+    scans, candidates = [], []
+    for number in range(findings + normal_films):
+        film = scan(f"P{number:05d}", View.CC, number >= findings)
+        scans.append(film)
+        if film.normal:
+            candidates += [candidate(film.image_id, i, 0) for i in range(normals_each)]
+        else:
+            candidates += [
+                replace(candidate(film.image_id, i, 1 + number % 4), roi_fraction=1.0 if i == 2 else 0.4)
+                for i in range(places)
+            ]
+    return scans, candidates
+
+
+@pytest.mark.parametrize("split", ["patient", "patch"])
+@pytest.mark.parametrize("total", [400, 777])
+def test_a_total_is_met_to_the_patch_evenly_over_findings_and_films(split: str, total: int) -> None:
+    scans, candidates = world_of_findings(50, 9, 100, 20)
+    settings = PlanSettings.model_validate({"patches": total, "split": split, "validation": 0.2, "test": 0.2})
+    plan = plan_patches(scans, candidates, settings)
+    assert len(plan) == total
+    abnormal, normal = plan[plan["label"] > 0], plan[plan["label"] == 0]
+    assert len(normal) == round(0.85 * total)
+    of_finding = abnormal["finding_id"].value_counts()
+    assert len(of_finding) == 50
+    assert of_finding.max() - of_finding.min() <= 1
+    assert (abnormal.groupby("finding_id")["roi_fraction"].max() == 1).all()
+    for name, part in plan.groupby("split"):
+        assert (part["label"] == 0).mean() == pytest.approx(0.85, abs=0.02), name
+        if split == "patient":
+            of_film = part[part["label"] == 0]["image_id"].value_counts()
+            assert of_film.max() - of_film.min() <= 1
+    assert total_warnings(candidates, plan, settings) == []
+
+
+def test_a_total_too_small_for_all_findings_takes_the_best_patch_of_some() -> None:
+    scans, candidates = world_of_findings(50, 9, 100, 20)
+    settings = PlanSettings(patches=200)
+    plan = plan_patches(scans, candidates, settings)
+    abnormal = plan[plan["label"] > 0]
+    assert len(abnormal) == abnormal["finding_id"].nunique() == 30
+    assert (abnormal["roi_fraction"] == 1).all()
+    [warning] = total_warnings(candidates, plan, settings)
+    assert warning == "20 of 50 findings have no patch of their own: plan.patches has no room for them"
+
+
+@pytest.mark.parametrize(("places", "normals"), [(1, 40), (9, 4)])
+def test_where_places_are_too_few_for_a_total_the_share_is_kept_and_told(places: int, normals: int) -> None:
+    scans, candidates = world_of_findings(60, places, 100, normals)
+    settings = PlanSettings(patches=5000, split="patch")
+    plan = plan_patches(scans, candidates, settings)
+    assert len(plan) == pytest.approx(min(60 * places / 0.15, 100 * normals / 0.85), rel=0.03)
+    assert (plan["label"] == 0).mean() == pytest.approx(0.85, abs=0.01)
+    [warning] = total_warnings(candidates, plan, settings)
+    assert f"the run has {len(plan):,} patches, not 5,000 (plan.patches)" in warning
+    assert "expected places for 750 abnormal and 4,250 normal ones" in warning
+    assert f"found {60 * places:,} and {100 * normals:,}" in warning
+
+
+def test_a_total_without_places_of_one_kind_is_refused() -> None:
+    for findings, normal_films in ((5, 0), (0, 5)):
+        scans, candidates = world_of_findings(findings, 3, normal_films, 3)
+        with pytest.raises(
+            PlanError, match=r"plan.patches = 100: expected places for normal and abnormal patches, found"
+        ):
+            plan_patches(scans, candidates, PlanSettings(patches=100))
+
+
+def test_a_total_of_matched_scanners() -> None:
+    scans, candidates = world_of_scanners(DBA=(20, 60, 40), HOWTEK=(60, 40, 60), LUMISYS=(0, 20, 60))
+    settings = PlanSettings(validation=0, test=0, patches=2000)
+    plan = plan_patches(scans, candidates, settings, NormalSettings(match_scanner=True))
+    assert len(plan) == 2000
+    assert ratios(plan).between(5.4, 5.9).all()
+    assert set(plan["scanner"]) == {"DBA", "HOWTEK"}
+
+
+def test_the_seed_preset_gives_the_seeds_numbers_on_a_data_set_like_its() -> None:
+    """4,091 films: 3,103 with a finding, 988 of normal cases, with few more places than it takes."""
+    settings = preset("seed")
+    scans, candidates = world_of_findings(3103, 5, 988, 44)
+    plan = plan_patches(scans, candidates, settings.plan, settings.normals)
+    assert len(scans) == 4091
+    assert len(plan) == 50_718
+    assert (plan["label"] == 0).sum() == 43_110
+    shares = plan["split"].value_counts(normalize=True)
+    assert shares["train"] == pytest.approx(0.8, abs=0.01)
+    assert shares["validation"] == pytest.approx(0.1, abs=0.01)
+    assert shares["test"] == pytest.approx(0.1, abs=0.01)
+    assert plan.loc[plan["label"] > 0, "finding_id"].nunique() == 3103
+    chosen = next(row for row in leaks_of(scans, plan, settings.plan) if row.chosen)
+    assert chosen.method == "patch"
+    assert chosen.patients > 900
+    assert settings.patches.normals_per_film >= 44
+
+
+@given(st.lists(st.tuples(st.integers(0, 999), st.integers(0, 99)), min_size=1, max_size=9), st.integers(0, 500))
+def test_numbers_in_proportion_have_the_sum_asked_for_within_their_limits(
+    cells: list[tuple[int, int]], total: int
+) -> None:
+    weights, limits = pd.Series([float(weight) for weight, _ in cells]), pd.Series([limit for _, limit in cells])
+    numbers = apportion(total, weights, limits)
+    assert numbers.sum() == min(total, limits[weights > 0].sum())
+    assert (numbers <= limits).all()
+    assert ((numbers - numbers.round()) == 0).all()
+    free = (numbers < limits) & (weights > 0)
+    in_proportion = weights[free] * (numbers[free].sum() / max(weights[free].sum(), 1))
+    assert ((numbers[free] - in_proportion).abs() < 1).all()
+
+
 def warnings(scans: list[Scan], candidates: list[Candidate], **stages: Mapping[str, object]) -> list[str]:
     build = BuildSettings.model_validate(stages)
     return warnings_of(
@@ -301,6 +419,6 @@ def test_splits_have_about_their_shares_and_follow_the_seed() -> None:
 def test_nothing_to_plan_and_no_room() -> None:
     with pytest.raises(PlanError, match="no place for a patch"):
         plan_patches([scan("P", View.CC, True)], [], PlanSettings())
-    check_disk(1000, 256, 1000 * 256 * 256)
-    with pytest.raises(PlanError, match=r"extract: 1,000 patches of 256 x 256 need up to 0.1 GB"):
-        check_disk(1000, 256, 1000 * 256 * 256 - 1)
+    check_disk(1000, 256, 8, 1000 * 256 * 256)
+    with pytest.raises(PlanError, match=r"extract: 1,000 patches of 256 x 256 and 8 bits need up to 0.1 GB"):
+        check_disk(1000, 256, 8, 1000 * 256 * 256 - 1)

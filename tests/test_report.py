@@ -126,6 +126,7 @@ def make_run(folder: Path, films: Sequence[Made], rejects: Sequence[Rejection] =
                     label=film.label,
                     label_name=film.label.title,
                     finding_id=f"{name}_1" if film.label else "",
+                    finding_ids=(f"{name}_1",) if film.label else (),
                     origin="centre",
                     y=480,
                     x=280,

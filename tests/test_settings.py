@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from flows.settings import load_settings
+from mammo_etl.presets import preset
 from mammo_etl.settings import (
     BuildSettings,
     CleaningSettings,
@@ -38,6 +39,8 @@ def test_a_toml_file_and_overrides_are_laid_over_the_defaults(tmp_path: Path) ->
         (["patches.size=3"], "patches.size: Input should be greater than or equal to 16 (given: 3)"),
         (["patches.size=big"], "patches.size"),
         (["plan.validation=0.6", "plan.test=0.5"], "leave nothing to train on"),
+        (["plan.patches=100", "plan.normal_share=all"], "patches in all are divided by normal_share: expected a share"),
+        (["plan.patches=1"], "plan.patches: Input should be greater than or equal to 2"),
         (["patches"], "expected KEY=VALUE"),
         (["patches.size.x=1"], "patches.size"),
     ],
@@ -47,6 +50,24 @@ def test_a_wrong_setting_is_named_in_one_sentence(overrides: list[str], named: s
         load_settings(None, overrides)
     assert named in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_a_preset_lies_under_the_file_and_the_overrides(tmp_path: Path) -> None:
+    file = tmp_path / "job.toml"
+    file.write_text("[plan]\nvalidation = 0.2\n[patches]\nnormals_per_film = 50\n")
+    job = load_settings(file, ["patches.normals_per_film=60"], "seed")
+    assert (job.plan.patches, job.plan.split, job.plan.validation) == (50_718, "patch", 0.2)
+    assert job.patches.normals_per_film == 60
+    assert load_settings(None, [], "seed").build == preset("seed")
+    assert load_settings(None, []).plan.patches is None
+    assert preset("seed").plan.patches == 50_718
+
+
+def test_an_unknown_preset_is_named_with_those_there_are() -> None:
+    with pytest.raises(SettingsError, match="unknown preset '2020': expected one of seed"):
+        preset("2020")
+    with pytest.raises(SettingsError, match="unknown preset '2020': expected one of seed"):
+        load_settings(None, [], "2020")
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:

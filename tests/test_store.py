@@ -54,6 +54,19 @@ def test_an_array_of_another_shape_is_not_taken_over(path: Path) -> None:
     store.create_patches(path, 23, 16, StoreSettings(shard_rows=10))
     with pytest.raises(ValueError, match="holds"):
         store.create_patches(path, 24, 16, StoreSettings(shard_rows=10))
+    with pytest.raises(ValueError, match=r"holds \(23, 16, 16\) uint8, not \(23, 16, 16\) uint16"):
+        store.create_patches(path, 23, 16, StoreSettings(shard_rows=10), bits=16)
+
+
+def test_patches_of_16_bits_and_none_of_another_depth(tmp_path: Path) -> None:
+    array = tmp_path / "deep.zarr"
+    store.create_patches(array, 23, 16, StoreSettings(shard_rows=23), bits=16)
+    deep = PATCHES.astype(np.uint16) * 257
+    with pytest.raises(ValueError, match=r"patches are uint8, .* holds uint16"):
+        store.write_shard(array, range(0, 23), PATCHES)
+    store.write_shard(array, range(0, 23), deep)
+    assert np.array_equal(zarr.open_array(array, mode="r")[:], deep)
+    assert store.open_patches(array).read().result().dtype == np.uint16
 
 
 def test_fewer_patches_than_a_shard(tmp_path: Path) -> None:
