@@ -149,7 +149,7 @@ REASONS: dict[Reason, str] = {
     Reason.EMPTY_SOURCE: "A source holds none of the files that its kind consists of.",
     Reason.BAD_TABLE: "A table of a source lacks columns or cannot be parsed.",
     Reason.BAD_TABLE_ROW: "A row of a source's table holds values that are not understood.",
-    Reason.NOT_IN_TABLES: "A film that no table names: nothing is known about it.",
+    Reason.NOT_IN_TABLES: "A film, or the outlines of one, that no table names: nothing is known about it.",
     Reason.MISSING_FILES: "A table names a film whose file is not there (as in a partial download).",
     Reason.MISSING_MASK: "A finding without a readable ROI mask.",
     Reason.MASK_SIZE: "A ROI mask whose size differs from its film's, not in one ratio of rows and columns.",
