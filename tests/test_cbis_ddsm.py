@@ -7,6 +7,7 @@ import shutil
 import zipfile
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -474,6 +475,115 @@ def test_two_films_in_one_series(tmp_path: Path) -> None:
         (Reason.DUPLICATE_IMAGE, str(second), IMAGE)
     ]
     assert inventory.scans[0].path == str(case.film().path(0))
+
+
+FILES: dict[str, NDArray[np.generic]] = {"film": FILM, "crop": CROP, "mask": MASK}
+
+
+@pytest.mark.parametrize("listed", [False, True], ids=["", "listed so"])
+@pytest.mark.parametrize("order", list(permutations(FILES)), ids=" ".join)
+def test_film_crop_and_mask_in_one_series(tmp_path: Path, order: tuple[str, ...], listed: bool) -> None:
+    """Whether the tables know it or name a series for crop and mask that is not there: content decides."""
+    case = Case(tmp_path)
+    paths = {role: str(case.film().write(number, FILES[role])) for number, role in enumerate(order)}
+    names = {role: case.film().listed(number) if listed else None for number, role in enumerate(order)}
+    write_table(tmp_path, [case.row(1, names["crop"], names["mask"])])
+    inventory = inventory_of(tmp_path)
+    (scan,), (finding,) = inventory.scans, inventory.findings
+    assert {"film": scan.path, "crop": finding.crop_path, "mask": finding.roi_path} == paths
+    assert (finding.roi_kind, finding.mask_listed_as) == (RoiKind.MASK, "mask" if listed else "")
+    assert inventory.rejects == ()
+
+
+@pytest.mark.parametrize("mask", [MASK, np.zeros((48, 36), np.uint8)], ids=["of its size", "of another size"])
+@pytest.mark.parametrize("number", [0, 1])
+def test_mask_in_the_series_of_its_film(tmp_path: Path, mask: NDArray[np.uint8], number: int) -> None:
+    case = Case(tmp_path)
+    paths = (case.film().write(1 - number, FILM), case.film().write(number, mask), case.roi().write(0, CROP))
+    write_table(tmp_path, [case.row()])
+    inventory = inventory_of(tmp_path)
+    (scan,), (finding,) = inventory.scans, inventory.findings
+    assert (scan.path, finding.roi_path, finding.crop_path) == tuple(map(str, paths))
+    assert (scan.bits, finding.roi_kind, finding.mask_listed_as) == (16, RoiKind.MASK, "")
+    assert inventory.rejects == ()
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("crop", [CROP, LARGE_CROP], ids=["small crop", "large crop"])
+@pytest.mark.parametrize("in_films_series", [("mask",), ("mask", "crop")], ids=" ".join)
+def test_film_and_mask_exchanged(
+    tmp_path: Path, in_films_series: tuple[str, ...], crop: NDArray[np.uint16], number: int
+) -> None:
+    case = Case(tmp_path)
+    pixels = FILES | {"crop": crop}
+    paths: dict[str, str] = {}
+    for place, roles in ((case.film(), in_films_series), (case.roi(), FILES.keys() - {*in_films_series})):
+        for count, role in enumerate(sorted(roles, reverse=bool(number))):
+            paths[role] = str(place.write(count, pixels[role]))
+    write_table(tmp_path, [case.row()])
+    inventory = inventory_of(tmp_path)
+    (scan,), (finding,) = inventory.scans, inventory.findings
+    assert {"film": scan.path, "crop": finding.crop_path, "mask": finding.roi_path} == paths
+    assert inventory.rejects == ()
+
+
+def test_whose_mask_is_in_the_series_of_the_film(tmp_path: Path) -> None:
+    """With two findings, its PatientID tells; where it does not, the mask is taken for neither's."""
+    case = Case(tmp_path)
+    film = case.film().write(1, FILM)
+    for number in (1, 2):
+        case.roi(number).write(0, CROP)
+    stray = case.film().path(0)
+    stray.write_bytes(dicom_bytes(MASK, f"{case.name}_2", case.film().series, 0))
+    write_table(tmp_path, [case.row(1), case.row(2)])
+    inventory = inventory_of(tmp_path)
+    assert [scan.path for scan in inventory.scans] == [str(film)]
+    assert [finding.roi_path for finding in inventory.findings] == ["", str(stray)]
+    assert codes(inventory) == [(Reason.MISSING_MASK, f"{IMAGE}_1")]
+    case.film().write(0, MASK)
+    inventory = inventory_of(tmp_path)
+    assert [finding.roi_path for finding in inventory.findings] == ["", ""]
+    assert codes(inventory) == [
+        (Reason.DUPLICATE_IMAGE, IMAGE),
+        (Reason.MISSING_MASK, f"{IMAGE}_1"),
+        (Reason.MISSING_MASK, f"{IMAGE}_2"),
+    ]
+
+
+@pytest.mark.parametrize("extra", [MASK, CROP, FILM], ids=["mask", "crop", "film"])
+def test_files_of_the_films_series_do_not_displace_the_findings_own(tmp_path: Path, extra: NDArray[np.generic]) -> None:
+    case = Case(tmp_path).write()
+    film, other = case.film().write(1, FILM), case.film().write(0, extra)
+    write_table(tmp_path, [case.row()])
+    inventory = inventory_of(tmp_path)
+    (scan,), (finding,) = inventory.scans, inventory.findings
+    assert (finding.roi_path, finding.crop_path) == (str(case.roi().path(1)), str(case.roi().path(0)))
+    assert [(reject.code, {reject.path, scan.path}) for reject in inventory.rejects] == [
+        (Reason.DUPLICATE_IMAGE, {str(film), str(other)})
+    ]
+    assert extra is FILM or scan.path == str(film)
+
+
+@pytest.mark.parametrize("extra", [MASK, FILM], ids=["mask", "film"])
+def test_a_second_film_or_mask_is_no_cut_out(tmp_path: Path, extra: NDArray[np.generic]) -> None:
+    case = Case(tmp_path).write()
+    case.roi().path(0).unlink()
+    case.film().write(1, extra)
+    write_table(tmp_path, [case.row()])
+    (finding,) = inventory_of(tmp_path).findings
+    assert (finding.roi_path, finding.crop_path) == (str(case.roi().path(1)), "")
+
+
+def test_a_mask_is_no_film(tmp_path: Path) -> None:
+    """A film of 8 bits, as other copies have them, is one."""
+    case = Case(tmp_path).write()
+    case.film().write(0, MASK)
+    write_table(tmp_path, [case.row()])
+    inventory = inventory_of(tmp_path)
+    assert (inventory.scans, codes(inventory)) == ((), [(Reason.MISSING_FILES, IMAGE)])
+    case.film().write(0, EIGHT)
+    inventory = inventory_of(tmp_path)
+    assert ([scan.bits for scan in inventory.scans], inventory.rejects) == ([8], ())
 
 
 def test_joined_by_patient_where_series_were_renamed(tmp_path: Path) -> None:
