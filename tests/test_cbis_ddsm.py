@@ -333,6 +333,43 @@ def test_roles_by_content(
     assert inventory.rejects == ()
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("crop", "mask"), list(permutations(range(3), 2)))
+def test_of_two_masks_the_listed_one_is_taken(tmp_path: Path, crop: int, mask: int, layout: str) -> None:
+    """Both are of the film's size, so that nothing else tells. File 2 is the cut-out: if it is listed as mask, the two are swapped."""
+    case = Case(tmp_path, layout)
+    case.film().write(0, FILM)
+    paths = [str(case.roi().write(number, pixels)) for number, pixels in enumerate((MASK, np.flipud(MASK), CROP))]
+    write_table(tmp_path, [case.row(1, case.roi().listed(crop), case.roi().listed(mask))])
+    (finding,) = inventory_of(tmp_path).findings
+    assert finding.roi_path == paths[crop if mask == 2 else mask]
+    assert finding.crop_path == paths[2]
+
+
+def test_two_findings_whose_files_are_all_in_one_series(tmp_path: Path) -> None:
+    case = Case(tmp_path)
+    pixels = (FILM, CROP, MASK, CROP, MASK)
+    paths = [str(case.film().write(number, picture)) for number, picture in enumerate(pixels)]
+    listed = [case.film().listed(number) for number in range(5)]
+    write_table(tmp_path, [case.row(1, *listed[1:3]), case.row(2, *listed[3:5])])
+    inventory = inventory_of(tmp_path)
+    files = [path for finding in inventory.findings for path in (finding.crop_path, finding.roi_path)]
+    assert (files, inventory.rejects) == (paths[1:], ())
+
+
+@pytest.mark.parametrize("listed", ["one", "other"])
+def test_of_masks_in_two_series_the_listed_one_is_taken(tmp_path: Path, listed: str) -> None:
+    case = Case(tmp_path)
+    case.film().write(0, FILM)
+    places = {name: case.roi(1, name) for name in ("one", "other")}
+    paths = {name: str(place.write(0, MASK)) for name, place in places.items()}
+    crop = "other" if listed == "one" else "one"
+    crop_path = places[crop].write(1, CROP)
+    write_table(tmp_path, [case.row(1, places[crop].listed(1), places[listed].listed(0))])
+    (finding,) = inventory_of(tmp_path).findings
+    assert (finding.roi_path, finding.crop_path) == (paths[listed], str(crop_path))
+
+
 @pytest.mark.parametrize(
     ("files", "code"),
     [

@@ -105,6 +105,7 @@ def assemble(files: Sequence[str], headers: Mapping[str, DicomHeader], rejects: 
         rows_of[row.image_id].append(row)
     scans: list[Scan] = []
     findings: list[Finding] = []
+    beside: list[tuple[str, _File]] = []
     for image_id, listed in rows_of.items():
         image = next((row.image for row in listed if joined.files[row.image]), listed[0].image)
         rows = [row for row in listed if row.image.series_uid == image.series_uid]
@@ -119,17 +120,16 @@ def assemble(files: Sequence[str], headers: Mapping[str, DicomHeader], rejects: 
             continue
         scans.append(_scan(rows[0], film, parts[rows[0].patient_id]))
         others = [file for file in found if file != film]
-        used: set[str] = set()
+        beside += [(image_id, file) for file in others]
         for row in rows:
             # One film's findings are told apart by PatientID alone.
             own = [f for f in others if len(rows) == 1 or f.header.patient_id in (row.crop.folder, row.mask.folder)]
             finding, faults = _finding(row, film, own, joined, lost)
             findings.append(finding)
             left_out += faults
-            used |= {finding.roi_path, finding.crop_path}
-        left_out += [_duplicate(image_id, other) for other in others if other.path not in used]
+    used = {path for finding in findings for path in (finding.roi_path, finding.crop_path)}
+    left_out += [_duplicate(image_id, file) for image_id, file in beside if file.path not in used]
     if tables.rows or not tables.rejects:
-        used = {path for finding in findings for path in (finding.roi_path, finding.crop_path)}
         left_out += [_not_in_tables(file) for file in joined.unlisted if file.path not in used]
     return Inventory(
         tuple(sorted(scans, key=attrgetter("image_id"))),
@@ -238,7 +238,7 @@ def _finding(
     if mask is None:
         mask, more = _mask_among([*strays, *masks], film, row)
         faults += more
-    crop = _crop_among(candidates, mask) or _crop_among([*strays, *crops], mask)
+    crop = _crop_among(candidates, mask, row) or _crop_among([*strays, *crops], mask, row)
     usable = mask is not None and is_uniform(*mask.ratios(film))
     if not usable:
         faults.append(_no_mask(row, mask, film, len(candidates), lost))
@@ -276,14 +276,17 @@ def _distinct(listed: Iterable[ListedFile], files: Mapping[ListedFile, Sequence[
     return [file for _, file in sorted(found.items())]
 
 
-def _crop_among(candidates: Sequence[_File], mask: _File | None) -> _File | None:
-    """The cut-out: a file other than the mask, one of 16 bits if there is one."""
-    crops = sorted((file for file in candidates if file != mask), key=lambda file: file.header.bits_allocated != 16)
-    return crops[0] if crops else None
+def _crop_among(candidates: Sequence[_File], mask: _File | None, row: TableRow) -> _File | None:
+    """The cut-out: a file other than the mask, one of 16 bits and one that the table names if there are any."""
+    crops = [file for file in candidates if file != mask]
+    return min(crops, key=lambda file: (file.header.bits_allocated != 16, not _named(file, row)), default=None)
 
 
 def _mask_among(candidates: Sequence[_File], film: _File, row: TableRow) -> tuple[_File | None, list[Rejection]]:
-    """The ROI mask among a finding's files: by depth and size, and only where these leave it open by pixels."""
+    """The ROI mask among a finding's files: by depth and size, and only where these leave it open by pixels.
+
+    Of several it is the one that the table calls the mask, or else the cut-out.
+    """
     likely = [file for file in candidates if file.eight_bit and file.is_like(film)]
     exact = [file for file in likely if file.has_size_of(film)]
     for sure in (likely, exact):
@@ -305,7 +308,8 @@ def _mask_among(candidates: Sequence[_File], film: _File, row: TableRow) -> tupl
                     finding_id=row.finding_id,
                 )
             )
-    masks.sort(key=lambda file: (not file.has_size_of(film), not file.is_like(film)))
+    order = ("mask", "crop", "")
+    masks.sort(key=lambda file: (not file.has_size_of(film), not file.is_like(film), order.index(_named(file, row))))
     return (masks[0] if masks else None), faults
 
 
@@ -326,17 +330,22 @@ def _verdict(mask: _File | None, crop: _File | None, film: _File, listed_as: str
 
 def _listed_as(mask: _File, crop: _File | None, row: TableRow) -> str:
     """What the table calls this file, a mask by content: mask or crop; empty where its names do not tell."""
-    if row.crop.series_uid != row.mask.series_uid:
-        return {row.crop.series_uid: "crop", row.mask.series_uid: "mask"}.get(mask.header.series_instance_uid, "")
     series = mask.header.series_instance_uid
-    if series != row.mask.series_uid and (
+    if row.crop.series_uid == row.mask.series_uid != series and (
         series == row.image.series_uid or crop is None or crop.header.series_instance_uid != series
     ):
         return ""  # In the film's series, or alone in one that no table names.
+    return _named(mask, row)
+
+
+def _named(file: _File, row: TableRow) -> str:
+    """What the table calls a file of this finding: mask or crop, or nothing."""
+    if row.crop.series_uid != row.mask.series_uid:
+        return {row.crop.series_uid: "crop", row.mask.series_uid: "mask"}.get(file.header.series_instance_uid, "")
     # Within a series only the place tells, by the file's name or, where that is another than the tables know, its header.
-    number = _number(name_of(mask.path))
+    number = _number(name_of(file.path))
     if number is None:
-        number = mask.header.instance_number - 1
+        number = file.header.instance_number - 1
     of_crop, of_mask = _number(row.crop.name), _number(row.mask.name)
     return "" if of_crop == of_mask else {of_crop: "crop", of_mask: "mask"}.get(number, "")
 
