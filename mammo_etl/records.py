@@ -285,8 +285,12 @@ class Rejection:
     message: Annotated[str, Doc("One sentence: what was expected, what was found.")]
     source: Annotated[str, Doc("Data set.")] = ""
     path: Annotated[str, Doc("File or folder concerned; empty if none.")] = ""
-    image_id: Annotated[str, Doc("Film concerned; empty if unknown.")] = ""
-    finding_id: Annotated[str, Doc("Finding concerned; empty if it is the whole film.")] = ""
+    image_id: Annotated[
+        str, Doc("Film concerned; empty if unknown, or if it is there all the same by another file.")
+    ] = ""
+    finding_id: Annotated[
+        str, Doc("Finding concerned; empty if it is the whole film, or if the finding is usable all the same.")
+    ] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from pydicom.uid import ImplicitVRLittleEndian, SecondaryCaptureImageStorage, ge
 from mammo_etl import dicom
 from mammo_etl.files import SourceFileError, list_files
 from mammo_etl.film import Film, read_film
+from mammo_etl.film_work import film_work
 from mammo_etl.records import Abnormality, Label, Laterality, Pathology, Reason, Rejection, RoiKind, Verdict, View
 from mammo_etl.sources import Inventory, cbis_ddsm
 
@@ -420,6 +421,56 @@ def test_truncated_film(tmp_path: Path, layout: str) -> None:
     # Neither missing too, nor are its findings there.
     assert codes(inventory) == [(Reason.TRUNCATED_FILE, IMAGE)]
     assert (inventory.scans, inventory.findings) == ((), ())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[:-1])
+@pytest.mark.parametrize("place", ["film", "crop", "mask"])
+def test_truncated_copy_beside_a_whole_one(tmp_path: Path, place: str, layout: str) -> None:
+    """The file is rejected, and neither film nor finding: both are there. Nothing of the patient is lost."""
+    case = Case(tmp_path / "whole", layout).write()
+    shutil.copytree(tmp_path / "whole", tmp_path / "copy")
+    roi = case.roi()
+    path = {"film": case.film().path(0), "crop": roi.path(0), "mask": roi.path(1)}[place]
+    copy = tmp_path / "copy" / path.relative_to(tmp_path / "whole")
+    copy.write_bytes(copy.read_bytes()[:-100])
+    write_table(tmp_path, [case.row()])
+    inventory = inventory_of(tmp_path)
+    assert [(row.code, row.path, row.image_id, row.finding_id) for row in inventory.rejects] == [
+        (Reason.TRUNCATED_FILE, str(copy), "", "")
+    ]
+    assert inventory.findings[0].verdict is Verdict.AS_LISTED
+    assert [work.unplaced for work in film_work(inventory.scans, inventory.findings, inventory.rejects)] == [False]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[:-1])
+def test_truncated_cut_out(tmp_path: Path, layout: str) -> None:
+    """The finding is there, without the proof of its place."""
+    case = Case(tmp_path, layout).write()
+    path = case.roi().path(0)
+    path.write_bytes(path.read_bytes()[:-100])
+    write_table(tmp_path, [case.row()])
+    inventory = inventory_of(tmp_path)
+    assert [(finding.roi_kind, finding.crop_path) for finding in inventory.findings] == [(RoiKind.MASK, "")]
+    assert codes(inventory) == [(Reason.TRUNCATED_FILE, "")]
+
+
+def test_mask_beside_a_file_whose_pixels_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(tmp_path)
+    case.film().write(0, FILM)
+    broken, mask = case.roi().write(0, np.ascontiguousarray(EIGHT)), case.roi().write(1, MASK)
+    write_table(tmp_path, [case.row()])
+
+    def read_or_not(url: str) -> Film:
+        if url == str(broken):
+            raise SourceFileError(Reason.UNREADABLE_FILE, "The file is broken.")
+        return read_film(url)
+
+    monkeypatch.setattr(cbis_ddsm, "read_film", read_or_not)
+    inventory = inventory_of(tmp_path)
+    assert [finding.roi_path for finding in inventory.findings] == [str(mask)]
+    assert [(row.code, row.path, row.image_id, row.finding_id) for row in inventory.rejects] == [
+        (Reason.UNREADABLE_FILE, str(broken), "", "")
+    ]
 
 
 def test_mask_whose_pixels_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

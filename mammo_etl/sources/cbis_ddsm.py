@@ -97,8 +97,8 @@ def assemble(files: Sequence[str], headers: Mapping[str, DicomHeader], rejects: 
         return Inventory((), (), (*rejects, _reject(code=Reason.EMPTY_SOURCE, message=message)))
     tables = read_tables(files)
     joined = _join(headers, tables.rows)
-    rejects, lost = _explain(rejects, tables.rows)
-    left_out = [*rejects, *tables.rejects]
+    explained, lost = _explain(rejects, tables.rows)
+    left_out = [*tables.rejects]
     parts = official_parts(tables.rows)
     rows_of: dict[str, list[TableRow]] = defaultdict(list)
     for row in tables.rows:
@@ -129,6 +129,8 @@ def assemble(files: Sequence[str], headers: Mapping[str, DicomHeader], rejects: 
             left_out += faults
     used = {path for finding in findings for path in (finding.roi_path, finding.crop_path)}
     left_out += [_duplicate(image_id, file) for image_id, file in beside if file.path not in used]
+    there = {scan.image_id for scan in scans} | {item.finding_id for item in findings if item.roi_kind is RoiKind.MASK}
+    left_out += [_nameless(row) if (row.finding_id or row.image_id) in there else row for row in explained]
     if tables.rows or not tables.rejects:
         left_out += [_not_in_tables(file) for file in joined.unlisted if file.path not in used]
     return Inventory(
@@ -179,6 +181,11 @@ def _explain(rejects: Iterable[Rejection], rows: Iterable[TableRow]) -> tuple[li
         else:
             lost.films.add(image_id)
     return explained, lost
+
+
+def _nameless(reject: Rejection) -> Rejection:
+    """A rejected file whose film or finding is there all the same, by another one: that was not left out."""
+    return replace(reject, image_id="", finding_id="")
 
 
 def _scan(row: TableRow, film: _File, parts: tuple[str, ...]) -> Scan:
@@ -240,7 +247,9 @@ def _finding(
         faults += more
     crop = _crop_among(candidates, mask, row) or _crop_among([*strays, *crops], mask, row)
     usable = mask is not None and is_uniform(*mask.ratios(film))
-    if not usable:
+    if usable:
+        faults = [_nameless(fault) for fault in faults]
+    else:
         faults.append(_no_mask(row, mask, film, len(candidates), lost))
     listed_as = _listed_as(mask, crop, row) if mask is not None else ""
     ratios = mask.ratios(film) if mask is not None else (None, None)
