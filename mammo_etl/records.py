@@ -84,7 +84,7 @@ VERDICTS: dict[Verdict, str] = {
     Verdict.SPLIT_SERIES: "They are, and mask and cut-out lie in two series, where most findings have one for both.",
     Verdict.SWAPPED: "What the tables call the mask is the cut-out, and the other way round.",
     Verdict.RESCALED: "The mask is of another size than its film, in one ratio of rows and columns, and was enlarged or reduced.",
-    Verdict.QUARANTINED: "The region of interest cannot be used; a row of rejects says why.",
+    Verdict.QUARANTINED: "There is no region of interest that can be used, be it that the source itself gives none; a row of rejects says why.",
 }
 
 
@@ -242,7 +242,7 @@ class Finding:
         Verdict,
         Doc(
             "Files against tables: as-listed; split-series (mask and cut-out in two series); swapped (mask and cut-out exchanged); "
-            "rescaled (mask of another size, brought to its film's); quarantined (ROI not usable: see rejects)."
+            "rescaled (mask of another size, brought to its film's); quarantined (no ROI that can be used, or none given: see rejects)."
         ),
     ] = Verdict.AS_LISTED
     mask_listed_as: Annotated[

@@ -31,6 +31,7 @@ from mammo_etl.records import (
     Rejection,
     RoiFlag,
     RoiKind,
+    Verdict,
     View,
 )
 from mammo_etl.roi import region_of
@@ -225,6 +226,7 @@ def test_outlines(tmp_path: Path, chains: tuple[str, ...], outlines: tuple[str, 
     (finding,) = inventory.findings
     assert finding.roi_outlines == outlines
     assert finding.roi_kind is (RoiKind.OUTLINE if outlines else RoiKind.NONE)
+    assert finding.verdict is (Verdict.AS_LISTED if outlines else Verdict.QUARANTINED)
     assert [reject.code for reject in inventory.rejects] == ([] if fault is None else [fault])
     assert all(reject.finding_id == "ddsm_D-4000-1_LEFT_CC_1" for reject in inventory.rejects)
 

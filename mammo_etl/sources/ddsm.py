@@ -13,7 +13,18 @@ from mammo_etl.film import read_ljpeg_header
 from mammo_etl.ics import FileName, IcsCase, IcsView, parse_name, read_ics
 from mammo_etl.ljpeg import LjpegHeader
 from mammo_etl.overlay import Lesion, Overlay, read_overlay
-from mammo_etl.records import Abnormality, Finding, Pathology, Reason, Rejection, RoiFlag, RoiKind, Scan, label_of
+from mammo_etl.records import (
+    Abnormality,
+    Finding,
+    Pathology,
+    Reason,
+    Rejection,
+    RoiFlag,
+    RoiKind,
+    Scan,
+    Verdict,
+    label_of,
+)
 from mammo_etl.roi import chain_points
 from mammo_etl.sources import Inventory
 
@@ -206,6 +217,7 @@ def _finding(lesion: Lesion, abnormality: Abnormality, scan: Scan, finding_id: s
         label=label_of(abnormality, pathology),
         roi_kind=RoiKind.OUTLINE if lesion.outlines else RoiKind.NONE,
         roi_outlines=lesion.outlines,
+        verdict=Verdict.AS_LISTED if lesion.outlines else Verdict.QUARANTINED,
         roi_flags=tuple(_flags(lesion, scan)),
         assessment=lesion.assessment,
         subtlety=lesion.subtlety,
