@@ -14,6 +14,7 @@ import pytest
 
 from mammo_etl.files import SourceFileError, list_files
 from mammo_etl.film import read_film
+from mammo_etl.gzipped import gunzip
 from mammo_etl.ics import MAX_TEXT_BYTES, IcsCase, IcsView, find_ics_view, parse_name, read_ics
 from mammo_etl.inventory import SourceFiles
 from mammo_etl.listed import listed_by_texts
@@ -565,6 +566,39 @@ def test_gzip_faults(tmp_path: Path, name: str, fault: str) -> None:
     finally:
         tracemalloc.stop()
     assert raised.value.code is Reason.UNREADABLE_FILE
+
+
+@pytest.mark.parametrize(("rows", "columns", "megabytes"), [(1500, 65500, 1), (6000, 8000, 310)])
+def test_memory_of_a_small_gzip_file_that_claims_a_huge_film(
+    tmp_path: Path, rows: int, columns: int, megabytes: int
+) -> None:
+    """No frame is larger than the largest films; one that may be takes 4 bytes of coded data to a pixel at most, and 2 for the pixel."""
+    path = tmp_path / "A_1003_1.LEFT_CC.LJPEG"
+    size = LJPEG.index(b"\xff\xc3") + 5
+    scan = LJPEG.index(b"\xff\xda") + 10
+    claim = LJPEG[:size] + rows.to_bytes(2) + columns.to_bytes(2) + LJPEG[size + 4 : scan]
+    with gzip.open(path, "wb") as file:
+        file.write(claim)
+        for _ in range(4 * rows * columns >> 20):
+            file.write(bytes(1 << 20))
+    assert path.stat().st_size < 500_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(SourceFileError, match=r"no lossless JPEG that can be decoded|ends before its pixels do"):
+            read_film(str(path))
+        assert tracemalloc.get_traced_memory()[1] < megabytes << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_gunzip_takes_little_more_than_what_it_gives() -> None:
+    content = gzip.compress(bytes(64 << 20), 1)
+    tracemalloc.start()
+    try:
+        assert len(gunzip(content, 64 << 20)) == 64 << 20
+        assert tracemalloc.get_traced_memory()[1] < 80 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_text_without_end(tmp_path: Path) -> None:
