@@ -258,7 +258,8 @@ def publish(
         receipts = {
             scan.image_id: read_receipt(workspace, settings.cleaning, scan.image_id) for scan in inventory.scans
         }
-        confounds = audit(inventory.scans, patches, {name: item["statistics"] for name, item in receipts.items()})
+        statistics = {name: item["statistics"] for name, item in receipts.items()}
+        confounds = audit(inventory.scans, patches, statistics, settings)
         stage.advance()
         parent = read_json(places.current)
         kinds = {source.kind for source in files}

@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mammo_etl.records import Label, Scan, Split
+from mammo_etl.settings import BuildSettings
 
 FOLDS = 5
 """Parts of the cross-validation; a patient is in one only."""
@@ -32,13 +33,6 @@ CLUES = {
 }
 """From what. The first two by a majority rule, the others by a logistic regression on `mammo_etl.film_statistics`: all of them, and those
 of tissue alone, which is what patches show (the rest of a film is blackened before they are cut)."""
-_REMEDIES = {
-    "source": "compare within one source, or take normal tissue from abnormal films too (patches.normals = background)",
-    "scanner": "see normals.match_scanner",
-    "statistics": "see the report",
-    "tissue": "see the report",
-}
-
 _Floats = NDArray[np.float64]
 _Ints = NDArray[np.int64]
 _Fit = Callable[[_Ints, _Ints], _Floats]
@@ -46,7 +40,10 @@ _Fit = Callable[[_Ints, _Ints], _Floats]
 
 
 def audit(
-    scans: Sequence[Scan], patches: pd.DataFrame, statistics: Mapping[str, Mapping[str, float]]
+    scans: Sequence[Scan],
+    patches: pd.DataFrame,
+    statistics: Mapping[str, Mapping[str, float]],
+    settings: BuildSettings = BuildSettings(),
 ) -> dict[str, Any]:
     """The audit of a run, ready for JSON; equal arguments give equal results, in whatever order.
 
@@ -55,7 +52,8 @@ def audit(
     `tables` counts patches, films and patients of each class and split by `source`, `scanner` (with its source and institution) and `bits`, and gives the films' `size`.
     `told` has a row per task (`TASKS`) and clue (`CLUES`): `accuracy` and `balanced_accuracy`, each as value, low, high (95% bootstrap
     over patients) and chance (always the most frequent class; one over the number of classes), `above_chance`: whether either interval
-    lies above chance; or else `cannot` says why it cannot be told. `warnings` are sentences about those above chance.
+    lies above chance; or else `cannot` says why it cannot be told. `warnings` are sentences about those above chance, with advice that
+    the run's `settings` do not follow already.
 
     The unit is a film with one of the labels that its patches carry, weighted by these patches: patches are what a model learns from,
     is judged on, and what normals.match_scanner balances, while a clue is the same for all patches of a film. Accuracy is that of the
@@ -72,7 +70,7 @@ def audit(
         "level": LEVEL,
         "tables": _tables(films, patches),
         "told": told,
-        "warnings": _warnings(told),
+        "warnings": _warnings(told, settings),
     }
 
 
@@ -266,7 +264,7 @@ def _figure(values: _Floats, chance: float) -> dict[str, float]:
     }
 
 
-def _warnings(told: Sequence[Mapping[str, Any]]) -> list[str]:
+def _warnings(told: Sequence[Mapping[str, Any]], settings: BuildSettings) -> list[str]:
     """One sentence per clue at most: what tells normal from abnormal tells the five classes too."""
     warnings: dict[str, str] = {}
     for row in told:
@@ -277,6 +275,14 @@ def _warnings(told: Sequence[Mapping[str, Any]]) -> list[str]:
         warnings[row["clue"]] = (
             f"{CLUES[row['clue']]} alone tells {TASKS[row['task']]} with {'a balanced' if balanced else 'an'} accuracy of "
             f"{figure['value']:.0%} ({figure['low']:.0%} to {figure['high']:.0%}), chance {figure['chance']:.0%}: a model may learn "
-            f"it in place of the lesion; {_REMEDIES[row['clue']]}"
+            f"it in place of the lesion; {_remedy(row['clue'], settings)}"
         )
     return list(warnings.values())
+
+
+def _remedy(clue: str, settings: BuildSettings) -> str:
+    if clue == "source" and settings.patches.normals == "cases":
+        return "compare within one source, or take normal tissue from abnormal films too (patches.normals = background)"
+    if clue == "scanner" and not settings.normals.match_scanner:
+        return "see normals.match_scanner"
+    return f"compare within one {clue}" if clue in ("source", "scanner") else "see the report"

@@ -3,9 +3,8 @@
 CBIS-DDSM supplies with each finding a cut-out of the film around the lesion. It is looked for near the place that the mask claims.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from operator import attrgetter
 
 import cv2
 import numpy as np
@@ -63,15 +62,21 @@ class Match:
         )
 
 
-def match_crop(film: Pixels, crop: Pixels, box: Box, scales: Sequence[tuple[float, float]]) -> Match | None:
+def match_crop(film: Pixels, crop: Pixels, box: Box, scales: Iterable[tuple[float, float]]) -> Match | None:
     """How well a cut-out is found on a film, (rows, columns), around the box of its finding.
 
-    It is looked for at each of `scales`, factors (y, x) on the cut-out, and the best score counts: the normalised
+    It is looked for at each of `scales`, factors (y, x) on the cut-out, until it is found, or else the best score counts: the normalised
     cross-correlation (Lewis 1995) of the filtered images, 1 for an exact copy. None if the cut-out is too small or of one grey, or if
     there is no room for it.
     """
-    matches = [_best(film, _scaled(crop, *scale), box) for scale in scales]
-    return max((match for match in matches if match is not None), key=attrgetter("score"), default=None)
+    best: Match | None = None
+    for scale in scales:
+        match = _best(film, _scaled(crop, *scale), box)
+        if match is not None and (best is None or match.score > best.score):
+            best = match
+        if best is not None and best.found:
+            break
+    return best
 
 
 def _framed(start: int, length: int, box_start: int, box_length: int, film: int) -> bool:

@@ -11,7 +11,7 @@ from mammo_etl.files import SourceFileError
 from mammo_etl.records import Reason
 
 _MAGIC = b"\x1f\x8b"
-_STEP = 1 << 20
+_STEP = 1 << 18
 _GZIP_FORMAT = 16 + zlib.MAX_WBITS
 
 
@@ -36,18 +36,18 @@ def gunzip(content: bytes, limit: int) -> bytes:
 
     Raises SourceFileError `unreadable-file` if it is broken, cut short, or holds more than `limit` bytes.
     """
-    parts, size = [], 0
+    found = BytesIO()
     try:
         with gzip.GzipFile(fileobj=BytesIO(content)) as file:
             # In steps: a single read would ask for the whole limit's memory at once.
             while part := file.read(_STEP):
-                parts.append(part)
-                size += len(part)
-                if size > limit:
+                found.write(part)
+                if found.tell() > limit:
                     raise SourceFileError(
                         Reason.UNREADABLE_FILE,
                         f"The gzip file holds more than the {limit} bytes that its content can need.",
                     )
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise SourceFileError(Reason.UNREADABLE_FILE, "The gzip file is broken or cut short.") from error
-    return b"".join(parts)
+    # Without a copy: what there is may be all that fits into memory.
+    return found.getvalue()

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-MAX_PIXELS = 100_000_000
+MAX_PIXELS = 50_000_000
 """Larger frames are refused unread. The largest film, 24 cm x 30 cm at 42 um, has 41 million pixels."""
 
 MAX_SEGMENTS = 200

@@ -84,7 +84,7 @@ VERDICTS: dict[Verdict, str] = {
     Verdict.SPLIT_SERIES: "They are, and mask and cut-out lie in two series, where most findings have one for both.",
     Verdict.SWAPPED: "What the tables call the mask is the cut-out, and the other way round.",
     Verdict.RESCALED: "The mask is of another size than its film, in one ratio of rows and columns, and was enlarged or reduced.",
-    Verdict.QUARANTINED: "The region of interest cannot be used; a row of rejects says why.",
+    Verdict.QUARANTINED: "There is no region of interest that can be used, be it that the source itself gives none; a row of rejects says why.",
 }
 
 
@@ -149,7 +149,7 @@ REASONS: dict[Reason, str] = {
     Reason.EMPTY_SOURCE: "A source holds none of the files that its kind consists of.",
     Reason.BAD_TABLE: "A table of a source lacks columns or cannot be parsed.",
     Reason.BAD_TABLE_ROW: "A row of a source's table holds values that are not understood.",
-    Reason.NOT_IN_TABLES: "A film that no table names: nothing is known about it.",
+    Reason.NOT_IN_TABLES: "A film, or the outlines of one, that no table names: nothing is known about it.",
     Reason.MISSING_FILES: "A table names a film whose file is not there (as in a partial download).",
     Reason.MISSING_MASK: "A finding without a readable ROI mask.",
     Reason.MASK_SIZE: "A ROI mask whose size differs from its film's, not in one ratio of rows and columns.",
@@ -252,7 +252,7 @@ class Finding:
         Verdict,
         Doc(
             "Files against tables: as-listed; split-series (mask and cut-out in two series); swapped (mask and cut-out exchanged); "
-            "rescaled (mask of another size, brought to its film's); quarantined (ROI not usable: see rejects)."
+            "rescaled (mask of another size, brought to its film's); quarantined (no ROI that can be used, or none given: see rejects)."
         ),
     ] = Verdict.AS_LISTED
     mask_listed_as: Annotated[
@@ -295,8 +295,12 @@ class Rejection:
     message: Annotated[str, Doc("One sentence: what was expected, what was found.")]
     source: Annotated[str, Doc("Data set.")] = ""
     path: Annotated[str, Doc("File or folder concerned; empty if none.")] = ""
-    image_id: Annotated[str, Doc("Film concerned; empty if unknown.")] = ""
-    finding_id: Annotated[str, Doc("Finding concerned; empty if it is the whole film.")] = ""
+    image_id: Annotated[
+        str, Doc("Film concerned; empty if unknown, or if it is there all the same by another file.")
+    ] = ""
+    finding_id: Annotated[
+        str, Doc("Finding concerned; empty if it is the whole film, or if the finding is usable all the same.")
+    ] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Masks, outlines and circles as regions on the film's grid."""
 
 import base64
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,11 @@ from mammo_etl.records import Box, Finding, Reason, RoiKind
 _STEPS = np.array([(0, -1), (1, -1), (1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1)], dtype=np.int32)
 """(dx, dy) of DDSM's chain codes 0 = N, 1 = NE, then clockwise to 7 = NW (DDSM, "Overlay files")."""
 
+_ROI, _OUTSIDE = 255, 1
+"""Grey levels of an outline and what it encloses, and of what it does not."""
+
+_OFF = 500
+"""How far off the film an outline is followed, pixels: what lies further off is drawn there. Outlines leave their film by some pixels."""
 
 UNIFORM = 0.005
 """By how much the ratios of rows and columns of a film and its mask may differ: rounding, on the smallest films."""
@@ -57,8 +63,7 @@ def region_of(finding: Finding, rows: int, columns: int) -> Region | None:
         case RoiKind.MASK:
             return mask_region(finding, read_mask(finding.roi_path), rows, columns)
         case RoiKind.OUTLINE:
-            mask = np.zeros((rows, columns), np.uint8)
-            cv2.fillPoly(mask, [chain_points(chain) for chain in finding.roi_outlines], 255)
+            mask = _outlined(finding.roi_outlines, rows, columns)
         case RoiKind.CIRCLE:
             assert finding.roi_x is not None
             assert finding.roi_y is not None
@@ -70,6 +75,31 @@ def region_of(finding: Finding, rows: int, columns: int) -> Region | None:
     if region is None:
         raise SourceFileError(Reason.ROI_OUTSIDE, f"The ROI has no pixel on the film of {rows} x {columns} pixels.")
     return region
+
+
+def _outlined(chains: Iterable[str], rows: int, columns: int) -> NDArray[np.uint8]:
+    """255 on each outline, closed by a straight line, and in all that it encloses; (rows, columns).
+
+    Each is filled by itself and from outside: an even-odd rule, as cv2.fillPoly's, leaves out what two outlines share, or one that runs
+    round twice.
+    """
+    mask = np.zeros((rows + 2 * _OFF, columns + 2 * _OFF), np.uint8)
+    for chain in chains:
+        # Off the film an outline still tells what is enclosed on it, but may go too far to be drawn.
+        x, y = np.clip(_closed(chain_points(chain)) + _OFF, 0, (columns + 2 * _OFF - 1, rows + 2 * _OFF - 1)).T
+        left, right, top, bottom = x.min(), x.max() + 1, y.min(), y.max() + 1
+        canvas = np.zeros((bottom - top + 2, right - left + 2), np.uint8)
+        canvas[y - top + 1, x - left + 1] = _ROI
+        cv2.floodFill(canvas, None, (0, 0), _OUTSIDE)
+        mask[top:bottom, left:right][canvas[1:-1, 1:-1] != _OUTSIDE] = _ROI
+    return mask[_OFF:-_OFF, _OFF:-_OFF]
+
+
+def _closed(points: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Points (x, y), each beside the next, and those of a straight line from the last to the first."""
+    length = int(np.abs(points[-1] - points[0]).max())
+    line = np.rint(np.linspace(points[-1], points[0], length + 1)).astype(np.int32)
+    return np.concatenate([points, line])
 
 
 @dataclass(frozen=True)

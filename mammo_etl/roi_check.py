@@ -1,5 +1,6 @@
 """What a finding's files turn out to be once their pixels are read: its region, and the evidence for it."""
 
+import math
 from dataclasses import dataclass, replace
 
 from mammo_etl.crop_match import Match, match_crop
@@ -52,8 +53,19 @@ def _match(finding: Finding, film: Pixels, region: Region, ratios: tuple[float, 
     except SourceFileError:
         # A cut-out is no more than a proof; one that cannot be read proves nothing, which is what the score says.
         return None
-    # Where mask and film were digitised with two pitches, the cut-out may have been cut from either.
-    return match_crop(film, crop, region.box, sorted({(1.0, 1.0), ratios}))
+    return match_crop(film, crop, region.box, _scales(*ratios))
+
+
+def _scales(ratio_y: float, ratio_x: float) -> list[tuple[float, float]]:
+    """By what factors (y, x) a cut-out may have to be enlarged to fit the film, the likely ones first.
+
+    Where mask and film were digitised with two pitches, it may have been cut from either, or reduced as the mask was. Mask and film may
+    have lost a few rows or columns besides, so that the mask's two ratios differ: the cut-out was reduced by one.
+    """
+    scales = [(1.0, 1.0), (ratio_y, ratio_x)]
+    if ratio_y != ratio_x:
+        scales += [(ratio, ratio) for ratio in (math.sqrt(ratio_y * ratio_x), ratio_y, ratio_x)]
+    return list(dict.fromkeys(scales))
 
 
 def _demand_proof(match: Match | None, region: Region, film: Pixels, *, rescaled: bool) -> None:

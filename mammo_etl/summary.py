@@ -1,9 +1,11 @@
 """What a run came to, in numbers and in warnings."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 import pandas as pd
 
+from mammo_etl.density import has_curve
 from mammo_etl.plan import scanner_group
 from mammo_etl.records import Label
 from mammo_etl.settings import BuildSettings, PlanSettings
@@ -41,6 +43,8 @@ def warnings_of(inventory: Inventory, patches: pd.DataFrame, settings: BuildSett
             "abnormal DDSM cases stand beside CBIS-DDSM (inventory.mixed_ddsm = all): the same patient may be in two splits "
             "under two names"
         )
+    if settings.cleaning.density_scale == "cbis":
+        warnings += _density_warnings(inventory)
     for split in ("train", "validation", "test"):
         there = set(patches.loc[patches["split"] == split, "label"])
         missing = [label.title for label in Label if label not in there]
@@ -62,6 +66,20 @@ def _split_warnings(inventory: Inventory, patches: pd.DataFrame, settings: PlanS
         )
     if settings.split == "official" and not any(scan.official_split for scan in inventory.scans):
         yield "no film has an official split (plan.split = official): all were split by patient"
+
+
+def _density_warnings(inventory: Inventory) -> Iterator[str]:
+    """Which DDSM films could not be brought to CBIS-DDSM's scale."""
+    raw = Counter(
+        f"{scan.scanner or 'unknown scanner'} of {scan.institution or 'unknown institution'}"
+        for scan in inventory.scans
+        if scan.source == "ddsm" and not has_curve(scan.scanner, scan.institution)
+    )
+    if raw:
+        yield (
+            f"{raw.total():,} films of ddsm have no density curve and kept the grey levels of their scanner (cleaning.density_scale = cbis): "
+            + ", ".join(f"{name} ({count:,})" for name, count in sorted(raw.items()))
+        )
 
 
 def _scanner_warnings(inventory: Inventory, patches: pd.DataFrame) -> Iterator[str]:

@@ -7,6 +7,7 @@ import shutil
 import zipfile
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from pydicom.uid import ImplicitVRLittleEndian, SecondaryCaptureImageStorage, ge
 from mammo_etl import dicom
 from mammo_etl.files import SourceFileError, list_files
 from mammo_etl.film import Film, read_film
+from mammo_etl.film_work import film_work
 from mammo_etl.records import Abnormality, Label, Laterality, Pathology, Reason, Rejection, RoiKind, Verdict, View
 from mammo_etl.sources import Inventory, cbis_ddsm
 
@@ -332,6 +334,43 @@ def test_roles_by_content(
     assert inventory.rejects == ()
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("crop", "mask"), list(permutations(range(3), 2)))
+def test_of_two_masks_the_listed_one_is_taken(tmp_path: Path, crop: int, mask: int, layout: str) -> None:
+    """Both are of the film's size, so that nothing else tells. File 2 is the cut-out: if it is listed as mask, the two are swapped."""
+    case = Case(tmp_path, layout)
+    case.film().write(0, FILM)
+    paths = [str(case.roi().write(number, pixels)) for number, pixels in enumerate((MASK, np.flipud(MASK), CROP))]
+    write_table(tmp_path, [case.row(1, case.roi().listed(crop), case.roi().listed(mask))])
+    (finding,) = inventory_of(tmp_path).findings
+    assert finding.roi_path == paths[crop if mask == 2 else mask]
+    assert finding.crop_path == paths[2]
+
+
+def test_two_findings_whose_files_are_all_in_one_series(tmp_path: Path) -> None:
+    case = Case(tmp_path)
+    pixels = (FILM, CROP, MASK, CROP, MASK)
+    paths = [str(case.film().write(number, picture)) for number, picture in enumerate(pixels)]
+    listed = [case.film().listed(number) for number in range(5)]
+    write_table(tmp_path, [case.row(1, *listed[1:3]), case.row(2, *listed[3:5])])
+    inventory = inventory_of(tmp_path)
+    files = [path for finding in inventory.findings for path in (finding.crop_path, finding.roi_path)]
+    assert (files, inventory.rejects) == (paths[1:], ())
+
+
+@pytest.mark.parametrize("listed", ["one", "other"])
+def test_of_masks_in_two_series_the_listed_one_is_taken(tmp_path: Path, listed: str) -> None:
+    case = Case(tmp_path)
+    case.film().write(0, FILM)
+    places = {name: case.roi(1, name) for name in ("one", "other")}
+    paths = {name: str(place.write(0, MASK)) for name, place in places.items()}
+    crop = "other" if listed == "one" else "one"
+    crop_path = places[crop].write(1, CROP)
+    write_table(tmp_path, [case.row(1, places[crop].listed(1), places[listed].listed(0))])
+    (finding,) = inventory_of(tmp_path).findings
+    assert (finding.roi_path, finding.crop_path) == (paths[listed], str(crop_path))
+
+
 @pytest.mark.parametrize(
     ("files", "code"),
     [
@@ -382,6 +421,56 @@ def test_truncated_film(tmp_path: Path, layout: str) -> None:
     # Neither missing too, nor are its findings there.
     assert codes(inventory) == [(Reason.TRUNCATED_FILE, IMAGE)]
     assert (inventory.scans, inventory.findings) == ((), ())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[:-1])
+@pytest.mark.parametrize("place", ["film", "crop", "mask"])
+def test_truncated_copy_beside_a_whole_one(tmp_path: Path, place: str, layout: str) -> None:
+    """The file is rejected, and neither film nor finding: both are there. Nothing of the patient is lost."""
+    case = Case(tmp_path / "whole", layout).write()
+    shutil.copytree(tmp_path / "whole", tmp_path / "copy")
+    roi = case.roi()
+    path = {"film": case.film().path(0), "crop": roi.path(0), "mask": roi.path(1)}[place]
+    copy = tmp_path / "copy" / path.relative_to(tmp_path / "whole")
+    copy.write_bytes(copy.read_bytes()[:-100])
+    write_table(tmp_path, [case.row()])
+    inventory = inventory_of(tmp_path)
+    assert [(row.code, row.path, row.image_id, row.finding_id) for row in inventory.rejects] == [
+        (Reason.TRUNCATED_FILE, str(copy), "", "")
+    ]
+    assert inventory.findings[0].verdict is Verdict.AS_LISTED
+    assert [work.unplaced for work in film_work(inventory.scans, inventory.findings, inventory.rejects)] == [False]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[:-1])
+def test_truncated_cut_out(tmp_path: Path, layout: str) -> None:
+    """The finding is there, without the proof of its place."""
+    case = Case(tmp_path, layout).write()
+    path = case.roi().path(0)
+    path.write_bytes(path.read_bytes()[:-100])
+    write_table(tmp_path, [case.row()])
+    inventory = inventory_of(tmp_path)
+    assert [(finding.roi_kind, finding.crop_path) for finding in inventory.findings] == [(RoiKind.MASK, "")]
+    assert codes(inventory) == [(Reason.TRUNCATED_FILE, "")]
+
+
+def test_mask_beside_a_file_whose_pixels_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(tmp_path)
+    case.film().write(0, FILM)
+    broken, mask = case.roi().write(0, np.ascontiguousarray(EIGHT)), case.roi().write(1, MASK)
+    write_table(tmp_path, [case.row()])
+
+    def read_or_not(url: str) -> Film:
+        if url == str(broken):
+            raise SourceFileError(Reason.UNREADABLE_FILE, "The file is broken.")
+        return read_film(url)
+
+    monkeypatch.setattr(cbis_ddsm, "read_film", read_or_not)
+    inventory = inventory_of(tmp_path)
+    assert [finding.roi_path for finding in inventory.findings] == [str(mask)]
+    assert [(row.code, row.path, row.image_id, row.finding_id) for row in inventory.rejects] == [
+        (Reason.UNREADABLE_FILE, str(broken), "", "")
+    ]
 
 
 def test_mask_whose_pixels_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -474,6 +563,115 @@ def test_two_films_in_one_series(tmp_path: Path) -> None:
         (Reason.DUPLICATE_IMAGE, str(second), IMAGE)
     ]
     assert inventory.scans[0].path == str(case.film().path(0))
+
+
+FILES: dict[str, NDArray[np.generic]] = {"film": FILM, "crop": CROP, "mask": MASK}
+
+
+@pytest.mark.parametrize("listed", [False, True], ids=["", "listed so"])
+@pytest.mark.parametrize("order", list(permutations(FILES)), ids=" ".join)
+def test_film_crop_and_mask_in_one_series(tmp_path: Path, order: tuple[str, ...], listed: bool) -> None:
+    """Whether the tables know it or name a series for crop and mask that is not there: content decides."""
+    case = Case(tmp_path)
+    paths = {role: str(case.film().write(number, FILES[role])) for number, role in enumerate(order)}
+    names = {role: case.film().listed(number) if listed else None for number, role in enumerate(order)}
+    write_table(tmp_path, [case.row(1, names["crop"], names["mask"])])
+    inventory = inventory_of(tmp_path)
+    (scan,), (finding,) = inventory.scans, inventory.findings
+    assert {"film": scan.path, "crop": finding.crop_path, "mask": finding.roi_path} == paths
+    assert (finding.roi_kind, finding.mask_listed_as) == (RoiKind.MASK, "mask" if listed else "")
+    assert inventory.rejects == ()
+
+
+@pytest.mark.parametrize("mask", [MASK, np.zeros((48, 36), np.uint8)], ids=["of its size", "of another size"])
+@pytest.mark.parametrize("number", [0, 1])
+def test_mask_in_the_series_of_its_film(tmp_path: Path, mask: NDArray[np.uint8], number: int) -> None:
+    case = Case(tmp_path)
+    paths = (case.film().write(1 - number, FILM), case.film().write(number, mask), case.roi().write(0, CROP))
+    write_table(tmp_path, [case.row()])
+    inventory = inventory_of(tmp_path)
+    (scan,), (finding,) = inventory.scans, inventory.findings
+    assert (scan.path, finding.roi_path, finding.crop_path) == tuple(map(str, paths))
+    assert (scan.bits, finding.roi_kind, finding.mask_listed_as) == (16, RoiKind.MASK, "")
+    assert inventory.rejects == ()
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("crop", [CROP, LARGE_CROP], ids=["small crop", "large crop"])
+@pytest.mark.parametrize("in_films_series", [("mask",), ("mask", "crop")], ids=" ".join)
+def test_film_and_mask_exchanged(
+    tmp_path: Path, in_films_series: tuple[str, ...], crop: NDArray[np.uint16], number: int
+) -> None:
+    case = Case(tmp_path)
+    pixels = FILES | {"crop": crop}
+    paths: dict[str, str] = {}
+    for place, roles in ((case.film(), in_films_series), (case.roi(), FILES.keys() - {*in_films_series})):
+        for count, role in enumerate(sorted(roles, reverse=bool(number))):
+            paths[role] = str(place.write(count, pixels[role]))
+    write_table(tmp_path, [case.row()])
+    inventory = inventory_of(tmp_path)
+    (scan,), (finding,) = inventory.scans, inventory.findings
+    assert {"film": scan.path, "crop": finding.crop_path, "mask": finding.roi_path} == paths
+    assert inventory.rejects == ()
+
+
+def test_whose_mask_is_in_the_series_of_the_film(tmp_path: Path) -> None:
+    """With two findings, its PatientID tells; where it does not, the mask is taken for neither's."""
+    case = Case(tmp_path)
+    film = case.film().write(1, FILM)
+    for number in (1, 2):
+        case.roi(number).write(0, CROP)
+    stray = case.film().path(0)
+    stray.write_bytes(dicom_bytes(MASK, f"{case.name}_2", case.film().series, 0))
+    write_table(tmp_path, [case.row(1), case.row(2)])
+    inventory = inventory_of(tmp_path)
+    assert [scan.path for scan in inventory.scans] == [str(film)]
+    assert [finding.roi_path for finding in inventory.findings] == ["", str(stray)]
+    assert codes(inventory) == [(Reason.MISSING_MASK, f"{IMAGE}_1")]
+    case.film().write(0, MASK)
+    inventory = inventory_of(tmp_path)
+    assert [finding.roi_path for finding in inventory.findings] == ["", ""]
+    assert codes(inventory) == [
+        (Reason.DUPLICATE_IMAGE, IMAGE),
+        (Reason.MISSING_MASK, f"{IMAGE}_1"),
+        (Reason.MISSING_MASK, f"{IMAGE}_2"),
+    ]
+
+
+@pytest.mark.parametrize("extra", [MASK, CROP, FILM], ids=["mask", "crop", "film"])
+def test_files_of_the_films_series_do_not_displace_the_findings_own(tmp_path: Path, extra: NDArray[np.generic]) -> None:
+    case = Case(tmp_path).write()
+    film, other = case.film().write(1, FILM), case.film().write(0, extra)
+    write_table(tmp_path, [case.row()])
+    inventory = inventory_of(tmp_path)
+    (scan,), (finding,) = inventory.scans, inventory.findings
+    assert (finding.roi_path, finding.crop_path) == (str(case.roi().path(1)), str(case.roi().path(0)))
+    assert [(reject.code, {reject.path, scan.path}) for reject in inventory.rejects] == [
+        (Reason.DUPLICATE_IMAGE, {str(film), str(other)})
+    ]
+    assert extra is FILM or scan.path == str(film)
+
+
+@pytest.mark.parametrize("extra", [MASK, FILM], ids=["mask", "film"])
+def test_a_second_film_or_mask_is_no_cut_out(tmp_path: Path, extra: NDArray[np.generic]) -> None:
+    case = Case(tmp_path).write()
+    case.roi().path(0).unlink()
+    case.film().write(1, extra)
+    write_table(tmp_path, [case.row()])
+    (finding,) = inventory_of(tmp_path).findings
+    assert (finding.roi_path, finding.crop_path) == (str(case.roi().path(1)), "")
+
+
+def test_a_mask_is_no_film(tmp_path: Path) -> None:
+    """A film of 8 bits, as other copies have them, is one."""
+    case = Case(tmp_path).write()
+    case.film().write(0, MASK)
+    write_table(tmp_path, [case.row()])
+    inventory = inventory_of(tmp_path)
+    assert (inventory.scans, codes(inventory)) == ((), [(Reason.MISSING_FILES, IMAGE)])
+    case.film().write(0, EIGHT)
+    inventory = inventory_of(tmp_path)
+    assert ([scan.bits for scan in inventory.scans], inventory.rejects) == ([8], ())
 
 
 def test_joined_by_patient_where_series_were_renamed(tmp_path: Path) -> None:

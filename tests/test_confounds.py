@@ -11,6 +11,7 @@ import pytest
 from mammo_etl.confounds import CLUES, TASKS, audit
 from mammo_etl.phantom.plan import DdsmPatient, plan_patient
 from mammo_etl.records import Laterality, Scan, View
+from mammo_etl.settings import BuildSettings, NormalSettings, PatchSettings
 
 Film = tuple[str, str, str, str, dict[int, int]]
 """Source, patient, scanner, split, and patches of each label."""
@@ -155,6 +156,17 @@ def test_sources_that_hold_one_class_each() -> None:
     assert told(result, "scanner")["cannot"] == "cannot be told: the scanner is the source"
     assert len(result["warnings"]) == 1
     assert "patches.normals = background" in result["warnings"][0]
+
+
+def test_no_advice_that_was_followed_already() -> None:
+    films: list[Film] = [("ddsm", f"P{n}", "DBA", "train", {0: 9}) for n in range(30)]
+    films += [("cbis-ddsm", f"P{n}", "", "train", {3: 1}) for n in range(30)]
+    background = BuildSettings(patches=PatchSettings(normals="background"))
+    (warning,) = audit(*made(films), {}, background)["warnings"]
+    assert warning.endswith("; compare within one source")
+    matched = BuildSettings(normals=NormalSettings(match_scanner=True))
+    (warning,) = audit(*made(ddsm(0.619, 0.05)), {}, matched)["warnings"]
+    assert warning.endswith("; compare within one scanner")
 
 
 def test_two_sources_without_scanners_are_not_one_scanner() -> None:

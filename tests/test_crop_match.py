@@ -79,6 +79,15 @@ def test_a_cut_out_of_the_masks_scale_is_found_at_that_scale_alone(size: int) ->
     assert (own.found, both.found) == (False, True)
 
 
+def test_no_more_scales_are_tried_than_needed() -> None:
+    box = Box(300, 300, 120, 90)
+    scales = iter([(1.5, 1.5), (1.0, 1.0), (1.2, 1.2)])
+    match = match_crop(FILM, cut(box), box, scales)
+    assert match is not None
+    assert match.found
+    assert list(scales) == [(1.2, 1.2)]
+
+
 def test_eight_bits_against_sixteen() -> None:
     box = Box(300, 300, 120, 90)
     match = match_crop(FILM, np.asarray(cut(box, 20) >> 8, np.uint8), box, [(1.0, 1.0)])

@@ -14,7 +14,10 @@ import pytest
 
 from mammo_etl.files import SourceFileError, list_files
 from mammo_etl.film import read_film
+from mammo_etl.gzipped import gunzip
 from mammo_etl.ics import MAX_TEXT_BYTES, IcsCase, IcsView, find_ics_view, parse_name, read_ics
+from mammo_etl.inventory import SourceFiles
+from mammo_etl.listed import listed_by_texts
 from mammo_etl.ljpeg import LjpegHeader
 from mammo_etl.overlay import Lesion, read_overlay
 from mammo_etl.phantom import ljpeg_writer
@@ -29,6 +32,7 @@ from mammo_etl.records import (
     Rejection,
     RoiFlag,
     RoiKind,
+    Verdict,
     View,
 )
 from mammo_etl.roi import region_of
@@ -223,6 +227,7 @@ def test_outlines(tmp_path: Path, chains: tuple[str, ...], outlines: tuple[str, 
     (finding,) = inventory.findings
     assert finding.roi_outlines == outlines
     assert finding.roi_kind is (RoiKind.OUTLINE if outlines else RoiKind.NONE)
+    assert finding.verdict is (Verdict.AS_LISTED if outlines else Verdict.QUARANTINED)
     assert [reject.code for reject in inventory.rejects] == ([] if fault is None else [fault])
     assert all(reject.finding_id == "ddsm_D-4000-1_LEFT_CC_1" for reject in inventory.rejects)
 
@@ -437,13 +442,52 @@ def test_missing_and_unlisted_films(tmp_path: Path) -> None:
     assert inventory.findings == ()
 
 
+def without_line(path: Path, film: str) -> None:
+    """Takes a film out of an .ics."""
+    path.write_text("\n".join(line for line in path.read_text().splitlines() if film not in line))
+
+
 def test_film_that_its_ics_does_not_list(tmp_path: Path) -> None:
     folder = make_case(tmp_path, "A-1003-1")
-    text = (folder / "A-1003-1.ics").read_text()
-    (folder / "A-1003-1.ics").write_text("\n".join(line for line in text.splitlines() if "LEFT_CC" not in line))
+    without_line(folder / "A-1003-1.ics", "LEFT_CC")
     inventory = inventory_of(tmp_path)
-    assert len(inventory.scans) == 3
+    assert [scan.normal for scan in inventory.scans] == [True] * 3
     assert codes(inventory) == [(Reason.NOT_IN_TABLES, "ddsm_A-1003-1_LEFT_CC")]
+
+
+@pytest.mark.parametrize("content", [OVERLAY, ""], ids=["sound", "broken"])
+def test_overlay_of_a_film_that_its_ics_does_not_list(tmp_path: Path, content: str) -> None:
+    """The other films are no normal ones, and the lesion that cannot be used is not passed over in silence."""
+    folder = make_case(tmp_path, "C-0029-1", {"LEFT_CC": content})
+    without_line(folder / "C-0029-1.ics", "LEFT_CC")
+    inventory = inventory_of(tmp_path)
+    assert [scan.normal for scan in inventory.scans] == [False] * 3
+    rejected = [(Path(row.path).suffix, row.code, row.image_id) for row in inventory.rejects]
+    assert sorted(rejected) == [
+        (".LJPEG", Reason.NOT_IN_TABLES, "ddsm_C-0029-1_LEFT_CC"),
+        (".OVERLAY", Reason.NOT_IN_TABLES if content else Reason.BAD_TABLE, "ddsm_C-0029-1_LEFT_CC"),
+    ]
+
+
+def test_overlay_alone(tmp_path: Path) -> None:
+    """Without an .ics; also where only the texts are read, in which case the films are not missed."""
+    folder = make_case(tmp_path, "C-0029-1", {"LEFT_CC": OVERLAY})
+    (folder / "C-0029-1.ics").unlink()
+    listed = listed_by_texts(SourceFiles("ddsm", list_files(str(tmp_path), "ddsm").files, ()))
+    expected = [(Reason.NOT_IN_TABLES, str(folder / "C_0029_1.LEFT_CC.OVERLAY"), "ddsm_C-0029-1_LEFT_CC")]
+    assert [(row.code, row.path, row.image_id) for row in listed.rejects] == expected
+    for path in folder.glob("*.LJPEG"):
+        path.unlink()
+    assert inventory_of(tmp_path) == listed
+
+
+def test_a_second_ics_that_announces_an_overlay(tmp_path: Path) -> None:
+    make_case(tmp_path / "a", "C-0029-1")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "C-0029-1.ics").write_text(ics("C-0029-1", ("LEFT_CC",)))
+    inventory = inventory_of(tmp_path)
+    assert [reject.code for reject in inventory.rejects] == [Reason.BAD_TABLE]
+    assert [scan.normal for scan in inventory.scans] == [False] * 4
 
 
 def test_film_of_another_size(tmp_path: Path) -> None:
@@ -522,6 +566,39 @@ def test_gzip_faults(tmp_path: Path, name: str, fault: str) -> None:
     finally:
         tracemalloc.stop()
     assert raised.value.code is Reason.UNREADABLE_FILE
+
+
+@pytest.mark.parametrize(("rows", "columns", "megabytes"), [(1500, 65500, 1), (6000, 8000, 310)])
+def test_memory_of_a_small_gzip_file_that_claims_a_huge_film(
+    tmp_path: Path, rows: int, columns: int, megabytes: int
+) -> None:
+    """No frame is larger than the largest films; one that may be takes 4 bytes of coded data to a pixel at most, and 2 for the pixel."""
+    path = tmp_path / "A_1003_1.LEFT_CC.LJPEG"
+    size = LJPEG.index(b"\xff\xc3") + 5
+    scan = LJPEG.index(b"\xff\xda") + 10
+    claim = LJPEG[:size] + rows.to_bytes(2) + columns.to_bytes(2) + LJPEG[size + 4 : scan]
+    with gzip.open(path, "wb") as file:
+        file.write(claim)
+        for _ in range(4 * rows * columns >> 20):
+            file.write(bytes(1 << 20))
+    assert path.stat().st_size < 500_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(SourceFileError, match=r"no lossless JPEG that can be decoded|ends before its pixels do"):
+            read_film(str(path))
+        assert tracemalloc.get_traced_memory()[1] < megabytes << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_gunzip_takes_little_more_than_what_it_gives() -> None:
+    content = gzip.compress(bytes(64 << 20), 1)
+    tracemalloc.start()
+    try:
+        assert len(gunzip(content, 64 << 20)) == 64 << 20
+        assert tracemalloc.get_traced_memory()[1] < 80 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_text_without_end(tmp_path: Path) -> None:

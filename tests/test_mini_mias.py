@@ -9,7 +9,7 @@ import pytest
 
 from mammo_etl.files import SourceFileError, list_files
 from mammo_etl.film import read_film
-from mammo_etl.records import Abnormality, Label, Laterality, Pathology, Reason, Rejection, RoiKind, View
+from mammo_etl.records import Abnormality, Label, Laterality, Pathology, Reason, Rejection, RoiKind, Verdict, View
 from mammo_etl.sources import Inventory, mini_mias
 
 PGM = b"P5\n8 6\n255\n" + bytes(48)
@@ -74,6 +74,7 @@ def test_films_and_findings(tmp_path: Path) -> None:
     assert (circ.roi_kind, circ.roi_x, circ.roi_y, circ.roi_radius) == (RoiKind.CIRCLE, 5, 6 - 2, 1)
     assert (circ.descriptors, circ.pathology_listed) == ("CIRC", "B")
     assert [finding.roi_kind for finding in inventory.findings[2:]] == [RoiKind.NONE] * 2
+    assert [finding.verdict for finding in inventory.findings] == [Verdict.AS_LISTED] * 2 + [Verdict.QUARANTINED] * 2
     assert {finding.label for finding in inventory.findings[2:]} == {Label.MALIGNANT_MASS, Label.BENIGN_MASS}
     assert codes(inventory) == [(Reason.NOT_LOCATED, left_2.image_id), (Reason.NOT_LOCATED, right_2.image_id)]
 

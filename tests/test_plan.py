@@ -401,6 +401,34 @@ def test_warnings_name_the_scanners_that_fell_short() -> None:
     assert "DBA" not in scanners
 
 
+def test_warnings_name_the_scanners_without_a_density_curve() -> None:
+    """CBIS-DDSM's films are on its scale already, and mini-MIAS has no scale that is known."""
+    normal, abnormal = [place for place in world(2)[1] if place.label == 0], world(2)[1][-3:]
+    films = world(2)[0]
+    calibrated = [
+        scan(f"C{number}", View.CC, True, scanner, institution)
+        for number, (scanner, institution) in enumerate(
+            [("DBA", "MGH"), ("HOWTEK", "MGH"), ("HOWTEK", "ISMD"), ("LUMISYS", "WFU")]
+        )
+    ]
+    others = [
+        scan("B1", View.CC, True, "HOWTEK", "WFU"),
+        scan("B2", View.CC, True, "HOWTEK", "WFU"),
+        scan("A1", View.CC, True, "LUMISYS", "MGH"),
+        scan("D1", View.CC, True, "", "ISMD"),
+    ]
+    elsewhere = [scan("P1", View.CC, False, "", "", "cbis-ddsm"), scan("M1", View.MLO, True, "", "", "mini-mias")]
+    every = [*films, *calibrated, *others, *elsewhere]
+    [warning] = [text for text in warnings(every, [*normal, *abnormal]) if "density" in text]
+    assert warning.startswith("4 films of ddsm have no density curve")
+    assert warning.endswith(": HOWTEK of WFU (2), LUMISYS of MGH (1), unknown scanner of ISMD (1)")
+    for scans, stages in (
+        ([*films, *calibrated, *elsewhere], {}),
+        (every, {"cleaning": {"density_scale": "raw"}}),
+    ):
+        assert not any("density" in text for text in warnings(scans, [*normal, *abnormal], **stages))
+
+
 def test_new_patients_never_move_old_ones() -> None:
     before = plan_patches(*world(50), PlanSettings()).drop_duplicates("patient_id").set_index("patient_id")["split"]
     after = plan_patches(*world(100), PlanSettings()).drop_duplicates("patient_id").set_index("patient_id")["split"]

@@ -51,6 +51,43 @@ def test_the_real_outline_fills_to_its_known_pixels(realdata: Path) -> None:
     assert (region.box.y, region.box.bottom - 1) == (2092, 2876)
 
 
+RING = "2222444466660000"
+"""A square of 5 x 5 pixels, clockwise from its top-left corner."""
+
+
+@pytest.mark.parametrize(
+    ("outlines", "area"),
+    [
+        ((f"10 20 {RING}",), 25),
+        ((f"10 20 {RING}",) * 2, 25),
+        ((f"10 20 {RING * 2}",), 25),
+        ((f"10 20 {RING * 3}",), 25),
+        # Past its start: along its own line, then inwards, or outwards, which the closing line cuts short.
+        ((f"10 20 {RING}22",), 25),
+        ((f"10 20 {RING}2244",), 25),
+        ((f"10 20 {RING}22000",), 25 + 5),
+        # Overlapping, one within another, apart.
+        ((f"10 20 {RING}", f"12 22 {RING}"), 25 + 25 - 9),
+        ((f"10 20 {RING}", "11 21 22446600"), 25),
+        ((f"10 20 {RING}", f"50 60 {RING}"), 50),
+        # A figure of eight.
+        (("10 20 2244660000664422",), 9 + 9 - 1),
+        # Over the film's right edge, twice; over a corner; closed by a line that starts off the film.
+        ((f"98 50 {RING * 2}",), 10),
+        ((f"-3 97 {RING}",), 6),
+        (("-2 50 2222222244444444",), 3 + 4 + 5 + 6 + 7 + 8 + 9),
+        # Two arms with a bay between them, which opens above the film, below a bend of the left one.
+        ((f"10 10 {'0' * 16}{'2' * 10}444{'6' * 7}{'4' * 10}2222{'0' * 8}222{'4' * 11}{'6' * 10}",), 44 + 44 + 12),
+        # A bend far off the film on each side of it.
+        ((f"10 10 {'0' * 900}{'2' * 9}{'4' * 2000}{'6' * 9}{'0' * 1100}",), 1000),
+    ],
+)
+def test_outlines_are_filled_whatever_they_overlap(outlines: tuple[str, ...], area: int) -> None:
+    region = region_of(finding(roi_kind=RoiKind.OUTLINE, roi_outlines=outlines), 100, 100)
+    assert region is not None
+    assert region.area == area
+
+
 def test_an_outline_that_leaves_the_film_is_cut_off() -> None:
     region = region_of(finding(roi_kind=RoiKind.OUTLINE, roi_outlines=("96 50 222222224444666666660000",)), 100, 100)
     assert region is not None

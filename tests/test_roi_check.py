@@ -76,6 +76,28 @@ def test_a_mask_of_another_size_is_brought_to_the_film_and_proved(tmp_path: Path
     assert overlap(checked) > 0.97
 
 
+@pytest.mark.parametrize("axis", ["rows", "columns", "both"])
+def test_a_cut_out_is_reduced_by_one_ratio_though_its_mask_has_two(tmp_path: Path, axis: str) -> None:
+    """The mask lost some columns: its ratios differ by just less than 0.5%. On a sharp film the cut-out, which has one, tells them apart."""
+    grain = cv2.GaussianBlur(RANDOM.integers(0, 65536, FILM.shape).astype(np.float32), (0, 0), 0.6)
+    film = np.asarray(grain, np.uint16)
+    box = Box(200, 100, 500, 500)
+    mask = cv2.resize(elsewhere(box.y, box.x, box.height, box.width), (634, 937), interpolation=cv2.INTER_NEAREST)
+    rows, columns = FILM.shape[0] / 937, FILM.shape[1] / 634
+    ratio = {"rows": rows, "columns": columns, "both": (rows * columns) ** 0.5}[axis]
+    crop = cv2.resize(
+        film[box.y - 15 : box.bottom + 15, box.x - 15 : box.right + 15],
+        None,
+        fx=1 / ratio,
+        fy=1 / ratio,
+        interpolation=cv2.INTER_AREA,
+    )
+    checked = check_roi(finding(tmp_path, mask, crop), film)
+    assert checked.fault is None
+    assert checked.finding.match_score is not None
+    assert checked.finding.match_score > 0.93
+
+
 def test_a_mask_of_another_size_without_cut_out_is_not_used(tmp_path: Path) -> None:
     checked = check_roi(finding(tmp_path, RESCALED, None), FILM)
     assert quarantined(checked) is Reason.MASK_UNPROVED

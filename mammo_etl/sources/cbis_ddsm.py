@@ -37,6 +37,11 @@ class _File:
     path: str
     header: DicomHeader
 
+    @property
+    def eight_bit(self) -> bool:
+        """Whether a pixel takes 8 bits, as in masks; films and cut-outs have 16."""
+        return self.header.bits_allocated == 8
+
     def has_size_of(self, film: "_File") -> bool:
         """Whether it has as many rows and columns as the film."""
         return (self.header.rows, self.header.columns) == (film.header.rows, film.header.columns)
@@ -92,32 +97,41 @@ def assemble(files: Sequence[str], headers: Mapping[str, DicomHeader], rejects: 
         return Inventory((), (), (*rejects, _reject(code=Reason.EMPTY_SOURCE, message=message)))
     tables = read_tables(files)
     joined = _join(headers, tables.rows)
-    rejects, lost = _explain(rejects, tables.rows)
-    left_out = [*rejects, *tables.rejects]
+    explained, lost = _explain(rejects, tables.rows)
+    left_out = [*tables.rejects]
     parts = official_parts(tables.rows)
     rows_of: dict[str, list[TableRow]] = defaultdict(list)
     for row in tables.rows:
         rows_of[row.image_id].append(row)
     scans: list[Scan] = []
     findings: list[Finding] = []
+    beside: list[tuple[str, _File]] = []
     for image_id, listed in rows_of.items():
         image = next((row.image for row in listed if joined.files[row.image]), listed[0].image)
         rows = [row for row in listed if row.image.series_uid == image.series_uid]
         left_out += [_of_another_film(row) for row in listed if row not in rows]
         found = joined.files[image]
-        if not found:
+        film = _film_among(
+            found, [file for row in rows for name in (row.crop, row.mask) for file in joined.files[name]]
+        )
+        if film is None:
             if image_id not in lost.films:
                 left_out.append(_missing(rows[0]))
             continue
-        film, *others = found
-        left_out += [_duplicate(image_id, other) for other in others]
         scans.append(_scan(rows[0], film, parts[rows[0].patient_id]))
+        others = [file for file in found if file != film]
+        beside += [(image_id, file) for file in others]
         for row in rows:
-            finding, faults = _finding(row, film, joined, lost)
+            # One film's findings are told apart by PatientID alone.
+            own = [f for f in others if len(rows) == 1 or f.header.patient_id in (row.crop.folder, row.mask.folder)]
+            finding, faults = _finding(row, film, own, joined, lost)
             findings.append(finding)
             left_out += faults
+    used = {path for finding in findings for path in (finding.roi_path, finding.crop_path)}
+    left_out += [_duplicate(image_id, file) for image_id, file in beside if file.path not in used]
+    there = {scan.image_id for scan in scans} | {item.finding_id for item in findings if item.roi_kind is RoiKind.MASK}
+    left_out += [_nameless(row) if (row.finding_id or row.image_id) in there else row for row in explained]
     if tables.rows or not tables.rejects:
-        used = {path for finding in findings for path in (finding.roi_path, finding.crop_path)}
         left_out += [_not_in_tables(file) for file in joined.unlisted if file.path not in used]
     return Inventory(
         tuple(sorted(scans, key=attrgetter("image_id"))),
@@ -169,6 +183,11 @@ def _explain(rejects: Iterable[Rejection], rows: Iterable[TableRow]) -> tuple[li
     return explained, lost
 
 
+def _nameless(reject: Rejection) -> Rejection:
+    """A rejected file whose film or finding is there all the same, by another one: that was not left out."""
+    return replace(reject, image_id="", finding_id="")
+
+
 def _scan(row: TableRow, film: _File, parts: tuple[str, ...]) -> Scan:
     return Scan(
         image_id=row.image_id,
@@ -188,18 +207,49 @@ def _scan(row: TableRow, film: _File, parts: tuple[str, ...]) -> Scan:
     )
 
 
-def _finding(row: TableRow, film: _File, joined: _Joined, lost: _Lost) -> tuple[Finding, list[Rejection]]:
-    """A finding, and why it is quarantined if its mask cannot be used."""
+def _film_among(own: Sequence[_File], of_findings: Sequence[_File]) -> _File | None:
+    """The film: the largest file of 16 bits in its own series, the first of several.
+
+    It is in one of its findings' series where its own has an 8-bit file of just its size in its place: the two were exchanged.
+    """
+    films = [file for file in own if not file.eight_bit]
+    masks = [file for file in own if file.eight_bit]
+    if not any(mask.has_size_of(film) for mask in masks for film in films):
+        deep = [file for file in of_findings if not file.eight_bit]
+        films = [file for file in deep if any(file.has_size_of(mask) for mask in masks)] or films
+    return max(
+        films or filter(_may_be_film, masks), key=lambda film: film.header.rows * film.header.columns, default=None
+    )
+
+
+def _may_be_film(file: _File) -> bool:
+    try:
+        return not _is_black_and_white(file)
+    except SourceFileError:
+        # Whoever reads it as a film will say why it cannot be used.
+        return True
+
+
+def _finding(
+    row: TableRow, film: _File, beside: Sequence[_File], joined: _Joined, lost: _Lost
+) -> tuple[Finding, list[Rejection]]:
+    """A finding, and why it is quarantined if its mask cannot be used; `beside` are files of the film's series that may be its own."""
     candidates = _distinct((row.crop, row.mask), joined.files, film)
     # Mask and cut-out may have come apart: what the listed series lack may be in one of the same PatientID that no table names.
     strays = [file for file in _distinct((row.crop, row.mask), joined.namesakes, film) if file not in candidates]
+    beside = [file for file in beside if file not in candidates]
+    masks = [file for file in beside if file.eight_bit]
+    # One of the film's size is a second film.
+    crops = [file for file in beside if not file.eight_bit and not file.has_size_of(film)]
     mask, faults = _mask_among(candidates, film, row)
     if mask is None:
-        mask, more = _mask_among(strays, film, row)
+        mask, more = _mask_among([*strays, *masks], film, row)
         faults += more
-    crop = _crop_among(candidates, mask) or _crop_among(strays, mask)
+    crop = _crop_among(candidates, mask, row) or _crop_among([*strays, *crops], mask, row)
     usable = mask is not None and is_uniform(*mask.ratios(film))
-    if not usable:
+    if usable:
+        faults = [_nameless(fault) for fault in faults]
+    else:
         faults.append(_no_mask(row, mask, film, len(candidates), lost))
     listed_as = _listed_as(mask, crop, row) if mask is not None else ""
     ratios = mask.ratios(film) if mask is not None else (None, None)
@@ -235,15 +285,18 @@ def _distinct(listed: Iterable[ListedFile], files: Mapping[ListedFile, Sequence[
     return [file for _, file in sorted(found.items())]
 
 
-def _crop_among(candidates: Sequence[_File], mask: _File | None) -> _File | None:
-    """The cut-out: a file other than the mask, one of 16 bits if there is one."""
-    crops = sorted((file for file in candidates if file != mask), key=lambda file: file.header.bits_allocated != 16)
-    return crops[0] if crops else None
+def _crop_among(candidates: Sequence[_File], mask: _File | None, row: TableRow) -> _File | None:
+    """The cut-out: a file other than the mask, one of 16 bits and one that the table names if there are any."""
+    crops = [file for file in candidates if file != mask]
+    return min(crops, key=lambda file: (file.header.bits_allocated != 16, not _named(file, row)), default=None)
 
 
 def _mask_among(candidates: Sequence[_File], film: _File, row: TableRow) -> tuple[_File | None, list[Rejection]]:
-    """The ROI mask among a finding's files: by depth and size, and only where these leave it open by pixels."""
-    likely = [file for file in candidates if file.header.bits_allocated == 8 and file.is_like(film)]
+    """The ROI mask among a finding's files: by depth and size, and only where these leave it open by pixels.
+
+    Of several it is the one that the table calls the mask, or else the cut-out.
+    """
+    likely = [file for file in candidates if file.eight_bit and file.is_like(film)]
     exact = [file for file in likely if file.has_size_of(film)]
     for sure in (likely, exact):
         if len(sure) == 1 and is_uniform(*sure[0].ratios(film)):
@@ -264,7 +317,8 @@ def _mask_among(candidates: Sequence[_File], film: _File, row: TableRow) -> tupl
                     finding_id=row.finding_id,
                 )
             )
-    masks.sort(key=lambda file: (not file.has_size_of(film), not file.is_like(film)))
+    order = ("mask", "crop", "")
+    masks.sort(key=lambda file: (not file.has_size_of(film), not file.is_like(film), order.index(_named(file, row))))
     return (masks[0] if masks else None), faults
 
 
@@ -285,15 +339,22 @@ def _verdict(mask: _File | None, crop: _File | None, film: _File, listed_as: str
 
 def _listed_as(mask: _File, crop: _File | None, row: TableRow) -> str:
     """What the table calls this file, a mask by content: mask or crop; empty where its names do not tell."""
-    if row.crop.series_uid != row.mask.series_uid:
-        return {row.crop.series_uid: "crop", row.mask.series_uid: "mask"}.get(mask.header.series_instance_uid, "")
     series = mask.header.series_instance_uid
-    if series != row.mask.series_uid and (crop is None or crop.header.series_instance_uid != series):
-        return ""  # Alone in a series that no table names.
+    if row.crop.series_uid == row.mask.series_uid != series and (
+        series == row.image.series_uid or crop is None or crop.header.series_instance_uid != series
+    ):
+        return ""  # In the film's series, or alone in one that no table names.
+    return _named(mask, row)
+
+
+def _named(file: _File, row: TableRow) -> str:
+    """What the table calls a file of this finding: mask or crop, or nothing."""
+    if row.crop.series_uid != row.mask.series_uid:
+        return {row.crop.series_uid: "crop", row.mask.series_uid: "mask"}.get(file.header.series_instance_uid, "")
     # Within a series only the place tells, by the file's name or, where that is another than the tables know, its header.
-    number = _number(name_of(mask.path))
+    number = _number(name_of(file.path))
     if number is None:
-        number = mask.header.instance_number - 1
+        number = file.header.instance_number - 1
     of_crop, of_mask = _number(row.crop.name), _number(row.mask.name)
     return "" if of_crop == of_mask else {of_crop: "crop", of_mask: "mask"}.get(number, "")
 

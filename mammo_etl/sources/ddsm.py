@@ -13,7 +13,18 @@ from mammo_etl.film import read_ljpeg_header
 from mammo_etl.ics import FileName, IcsCase, IcsView, parse_name, read_ics
 from mammo_etl.ljpeg import LjpegHeader
 from mammo_etl.overlay import Lesion, Overlay, read_overlay
-from mammo_etl.records import Abnormality, Finding, Pathology, Reason, Rejection, RoiFlag, RoiKind, Scan, label_of
+from mammo_etl.records import (
+    Abnormality,
+    Finding,
+    Pathology,
+    Reason,
+    Rejection,
+    RoiFlag,
+    RoiKind,
+    Scan,
+    Verdict,
+    label_of,
+)
 from mammo_etl.roi import chain_points
 from mammo_etl.sources import Inventory
 
@@ -39,10 +50,6 @@ class _Files:
     lost: set[FileName]
     """Files that were rejected before."""
 
-    def has(self, name: FileName) -> bool:
-        """Whether there is such a file, readable or not."""
-        return name in self.read or name in self.lost
-
 
 def wants(url: str) -> bool:
     """Whether this is an .ics, .LJPEG or .OVERLAY file of a case."""
@@ -64,7 +71,7 @@ def read_header(url: str) -> Header:
 def assemble(files: Sequence[str], headers: Mapping[str, Header], rejects: Sequence[Rejection]) -> Inventory:
     """Films by case and view, with the lesions of their overlays.
 
-    A case is normal if none of its films has an overlay, be it there or only announced.
+    A case is normal if none of its films has an overlay, be it there, readable or not, or only announced.
     """
     scans: list[Scan] = []
     findings: list[Finding] = []
@@ -73,9 +80,12 @@ def assemble(files: Sequence[str], headers: Mapping[str, Header], rejects: Seque
         message = "No file of a DDSM case is here: expected names as C-0029-1.ics and C_0029_1.LEFT_CC.LJPEG."
         left_out.append(_reject(code=Reason.EMPTY_SOURCE, message=message))
     known = _Files({}, {name for reject in rejects if (name := parse_name(reject.path)) is not None})
+    abnormal = {name.case for name in known.lost if name.kind == "overlay"}
     for url in sorted(headers):
         name = parse_name(url)
         assert name is not None
+        if _tells_of_a_lesion(headers[url]):
+            abnormal.add(name.case)
         first, header = known.read.setdefault(name, (url, headers[url]))
         if first != url:
             left_out.extend(_duplicate(name, first, header, url, headers[url]))
@@ -85,9 +95,8 @@ def assemble(files: Sequence[str], headers: Mapping[str, Header], rejects: Seque
             continue
         views = {replace(name, kind="ljpeg", film=view.film): view for view in header.views}
         listed.update(views)
-        normal = not any(view.overlay or known.has(replace(film, kind="overlay")) for film, view in views.items())
         for film, view in views.items():
-            scan = _scan(film, view, normal, known)
+            scan = _scan(film, view, name.case not in abnormal, known)
             if isinstance(scan, Scan):
                 scans.append(scan)
                 for item in _lesions(film, view, scan, known):
@@ -98,7 +107,7 @@ def assemble(files: Sequence[str], headers: Mapping[str, Header], rejects: Seque
             elif scan is not None:
                 left_out.append(scan)
     for name, (url, header) in known.read.items():
-        if isinstance(header, LjpegHeader) and name not in listed:
+        if not isinstance(header, IcsCase) and replace(name, kind="ljpeg") not in listed:
             message = f"No .ics file lists this film: expected {name.case}.ics with a line {name.film}."
             left_out.append(_reject(code=Reason.NOT_IN_TABLES, message=message, path=url, image_id=_image_id(name)))
     return Inventory(
@@ -110,6 +119,11 @@ def assemble(files: Sequence[str], headers: Mapping[str, Header], rejects: Seque
 
 def _image_id(name: FileName) -> str:
     return f"{_SOURCE}_{name.case}_{name.film}"
+
+
+def _tells_of_a_lesion(header: Header) -> bool:
+    """Whether this is an overlay, or announces one."""
+    return isinstance(header, Overlay) or (isinstance(header, IcsCase) and any(view.overlay for view in header.views))
 
 
 def _with_image_id(reject: Rejection) -> Rejection:
@@ -203,6 +217,7 @@ def _finding(lesion: Lesion, abnormality: Abnormality, scan: Scan, finding_id: s
         label=label_of(abnormality, pathology),
         roi_kind=RoiKind.OUTLINE if lesion.outlines else RoiKind.NONE,
         roi_outlines=lesion.outlines,
+        verdict=Verdict.AS_LISTED if lesion.outlines else Verdict.QUARANTINED,
         roi_flags=tuple(_flags(lesion, scan)),
         assessment=lesion.assessment,
         subtlety=lesion.subtlety,

@@ -20,6 +20,7 @@ from mammo_etl.records import (
     Rejection,
     RoiKind,
     Scan,
+    Verdict,
     View,
     label_of,
 )
@@ -184,6 +185,7 @@ def _finding(lesion: _Lesion, scan: Scan, position: int) -> Finding:
         roi_y=scan.rows - y if y is not None else None,
         roi_x=x,
         roi_radius=radius,
+        verdict=Verdict.AS_LISTED if lesion.circle is not None else Verdict.QUARANTINED,
         descriptors=lesion.kind,
     )
 
