@@ -1,6 +1,7 @@
 """From settings to a Dask client: a local cluster by default, or the scheduler at an address."""
 
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -11,7 +12,7 @@ from pydantic import Field
 
 from mammo_etl.settings import Settings, SettingsError
 
-_WORKER_ENVIRONMENT = {
+WORKER_ENVIRONMENT = {
     # One task, one core: libraries that start a thread per core on every worker would only fight each other.
     "OPENCV_FOR_THREADS_NUM": "1",
     "OMP_NUM_THREADS": "1",
@@ -39,6 +40,25 @@ class ClusterSettings(Settings):
     """Port of the local cluster's dashboard on 127.0.0.1; 0: any free one."""
 
 
+class _PatientClient(Client):
+    """A client that tries again to connect where the scheduler speaks to all clients at that moment.
+
+    distributed's own asserts that the scheduler's first message to it stands alone. It does not where another client's key is forgotten, say, in
+    the same two milliseconds.
+    """
+
+    async def _ensure_connected(self, timeout: float | None = None) -> None:
+        for _ in range(_CONNECTING - 1):
+            try:
+                await super()._ensure_connected(timeout)  # type: ignore[no-untyped-call]
+            except AssertionError:
+                # The scheduler will take leave of the name that it has just welcomed.
+                self.id = f"{type(self).__name__}-{uuid.uuid4()}"
+            else:
+                return
+        await super()._ensure_connected(timeout)  # type: ignore[no-untyped-call]
+
+
 @contextmanager
 def open_client(settings: ClusterSettings) -> Iterator[Client]:
     """A client of the cluster, closed at the end, the local cluster with it; never made the default client.
@@ -47,14 +67,18 @@ def open_client(settings: ClusterSettings) -> Iterator[Client]:
     Raises SettingsError if no scheduler answers at the address.
     """
     if settings.address is not None:
-        with _connect(settings.address) as client:
+        try:
+            client = _PatientClient(settings.address, set_as_default=False)  # type: ignore[no-untyped-call]
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"cluster.address: no Dask scheduler answers at {settings.address}") from error
+        with client:
             yield client
         return
     workers = settings.workers or os.cpu_count() or 1
     config = {
         # A task that kills its worker is tried once more, then given up by name.
         "distributed.scheduler.allowed-failures": 1,
-        "distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT,
+        "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT,
     }
     with (
         dask.config.set(config),
@@ -69,22 +93,3 @@ def open_client(settings: ClusterSettings) -> Iterator[Client]:
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
-
-
-def _connect(address: str) -> Client:
-    """A client of a running scheduler; raises SettingsError if none answers."""
-    for _ in range(_CONNECTING - 1):
-        try:
-            return _connect_once(address)
-        except AssertionError:
-            # distributed's client asserts that the scheduler's first message to it stands alone. It does not where the scheduler tells
-            # all clients something (that another one's key was forgotten, say) in the same two milliseconds.
-            continue
-    return _connect_once(address)
-
-
-def _connect_once(address: str) -> Client:
-    try:
-        return Client(address, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"cluster.address: no Dask scheduler answers at {address}") from error

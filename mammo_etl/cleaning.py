@@ -21,8 +21,8 @@ class CleanFilm:
 
     image: Pixels
     """(rows, columns) of the breast's box, 8 or 16 bits: 0 outside the breast, at least 1 inside, so that the mask can be had back from it."""
-    grey: NDArray[np.uint8]
-    """(rows, columns) of the whole film, 8 bits, with nothing blackened."""
+    shown: Film
+    """The whole film on the scale of the image, with nothing blackened."""
     breast: Breast
 
 
@@ -40,11 +40,10 @@ def clean_film(film: Film, bits: int, scanner: str, institution: str, settings: 
             Reason.NO_BREAST, "No breast was found on the film: nothing on it is brighter than the rest."
         )
     shown = film if film.display is None else Film(film.display[film.pixels], 16)
-    grey = to_8bit(shown.pixels, shown.bits)
     box = breast.box
     inside = np.s_[box.y : box.bottom, box.x : box.right]
-    levels = grey[inside] if settings.bits == 8 else to_16bit(shown.pixels[inside], shown.bits)
-    return CleanFilm(blacken(levels, breast.mask[inside]), grey, breast)
+    scaled = to_8bit if settings.bits == 8 else to_16bit
+    return CleanFilm(blacken(scaled(shown.pixels[inside], shown.bits), breast.mask[inside]), shown, breast)
 
 
 def calibrated(film: Film, bits: int, scanner: str, institution: str, settings: CleaningSettings) -> Film:

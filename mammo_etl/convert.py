@@ -14,7 +14,7 @@ import numpy as np
 from mammo_etl.candidates import find_candidates
 from mammo_etl.cleaning import clean_film
 from mammo_etl.dicom import Pixels
-from mammo_etl.files import SourceFileError, digest_of, read_bytes, stamp_of
+from mammo_etl.files import SourceFileError, digest_of, fingerprint_of, read_bytes, stamp_of
 from mammo_etl.film import decode_film, read_film
 from mammo_etl.film_statistics import film_statistics
 from mammo_etl.film_work import FilmWork
@@ -164,7 +164,7 @@ def _valid_image(path: Path, work: FilmWork) -> dict[str, Any] | None:
         # One that could not be read then is tried again: the fault may have been a passing one.
         stamp = stamp_of(url)
         same = stamp is not None and stamp == known["stamp"]
-        if not known["sha256"] or (not same and _file_digest(url) != known["sha256"]):
+        if not known["xxh3"] or (not same and _fingerprint(url) != known["xxh3"]):
             return None
     image = path.with_suffix(".png")
     if not image.exists() or digest_of(image.read_bytes()) != receipt["png"]:
@@ -173,10 +173,10 @@ def _valid_image(path: Path, work: FilmWork) -> dict[str, Any] | None:
     return checked
 
 
-def _file_digest(url: str) -> str:
-    """SHA-256 of a file; empty if it cannot be read (its finding is rejected, with a reason)."""
+def _fingerprint(url: str) -> str:
+    """Fingerprint of a file; empty if it cannot be read (its finding is rejected, with a reason)."""
     try:
-        return digest_of(read_bytes(url))
+        return fingerprint_of(read_bytes(url))
     except SourceFileError:
         return ""
 
@@ -188,8 +188,8 @@ def _make_image(work: FilmWork, settings: CleaningSettings) -> tuple[dict[str, A
     """
     scan = work.scan
     stamp, content = stamp_of(scan.path), read_bytes(scan.path)
-    files = [{"stamp": stamp, "sha256": digest_of(content)}]
-    files += [{"stamp": stamp_of(url), "sha256": _file_digest(url)} for url in _input_files(work)[1:]]
+    files = [{"stamp": stamp, "xxh3": fingerprint_of(content)}]
+    files += [{"stamp": stamp_of(url), "xxh3": _fingerprint(url)} for url in _input_files(work)[1:]]
     film = decode_film(content, scan.rows, scan.columns)
     clean = clean_film(film, scan.bits, scan.scanner, scan.institution, settings)
     breast, box = clean.breast, clean.breast.box
@@ -200,7 +200,7 @@ def _make_image(work: FilmWork, settings: CleaningSettings) -> tuple[dict[str, A
         "format_version": FORMAT_VERSION,
         "image_id": scan.image_id,
         "meaning": _meaning(work),
-        "input": digest([file["sha256"] for file in files]),
+        "input": digest([file["xxh3"] for file in files]),
         "files": files,
         "png": digest_of(png),
         "box": [box.y, box.x, box.height, box.width],
@@ -210,7 +210,7 @@ def _make_image(work: FilmWork, settings: CleaningSettings) -> tuple[dict[str, A
             "border_contact": breast.border_contact,
             "agreement": breast.agreement,
         },
-        "statistics": film_statistics(clean.grey, breast, regions),
+        "statistics": film_statistics(clean.shown, breast, regions),
         "regions": [region_to_json(region) for region in regions],
         "evidence": {roi.finding.finding_id: _evidence(roi.finding) for roi in checked},
         "rejects": [

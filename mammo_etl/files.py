@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from zipfile import BadZipFile
 
+import xxhash
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
@@ -146,6 +147,11 @@ def size_of(url: str) -> int:
         return int(filesystem.size(path))
     except OSError as error:
         raise SourceFileError(Reason.UNREADABLE_FILE, f"The file could not be read: {error}.") from error
+
+
+def fingerprint_of(content: bytes) -> str:
+    """XXH3 of bytes, 128 bits, hexadecimal: tells whether a source file has changed, in a seventh of the time of SHA-256."""
+    return xxhash.xxh3_128_hexdigest(content)
 
 
 def digest_of(content: bytes) -> str:

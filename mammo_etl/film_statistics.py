@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mammo_etl.breast import Breast
+from mammo_etl.cleaning import to_8bit
+from mammo_etl.film import Film
 from mammo_etl.roi import Region
 
 _SAMPLED_ROWS = 128
@@ -45,19 +47,19 @@ class _Levels:
         return float(np.searchsorted(np.cumsum(self.counts), share * self.total)) if self.total else 0.0
 
 
-def film_statistics(grey: NDArray[np.uint8], breast: Breast, regions: Sequence[Region]) -> dict[str, float]:
+def film_statistics(film: Film, breast: Breast, regions: Sequence[Region]) -> dict[str, float]:
     """Statistics of a film outside its lesions, each finite.
 
-    `grey` is the whole film, (rows, columns), before anything was blackened; no pixel in the box of a region counts. Grey levels are 0 to
+    `film` is the whole film before anything was blackened; no pixel in the box of a region counts. Grey levels are 0 to
     255, shares 0 to 1. `border_*`: a strip of 1% of the height along the four edges, as far as it is not breast; `background_*`: what is
     neither strip nor breast; `tissue_*`: the breast. Of each: mean or quantiles, spread (standard deviation), `zero` (share of pixels that
     are exactly 0); `noise` is the mean grey difference of horizontal neighbours, `sharpness` its ratio to that over four pixels.
     A part that the film does not have gives 0.
     """
-    rows, columns = grey.shape
+    rows, columns = film.pixels.shape
     step = max(1, rows // _SAMPLED_ROWS)
     strip = max(1, round(_STRIP * rows))
-    sampled = np.ascontiguousarray(grey[::step])
+    sampled = np.ascontiguousarray(to_8bit(film.pixels[::step], film.bits))
     tissue = np.ascontiguousarray(breast.mask[::step])
     background = np.asarray(cv2.bitwise_not(tissue), np.uint8)
     border = background.copy()

@@ -13,7 +13,7 @@ import zarr
 from flows.build_dataset import BuildSummary, build_dataset
 from flows.clusters import ClusterSettings
 from mammo_etl import catalog
-from mammo_etl.cleaning import clean_film
+from mammo_etl.cleaning import clean_film, to_8bit
 from mammo_etl.film import read_film
 from mammo_etl.inventory import InventoryError
 from mammo_etl.png import decode_png
@@ -95,7 +95,8 @@ def test_every_patch_is_what_is_cut_from_its_source_film(workspace: Path) -> Non
     checked = 0
     for scan in scans:
         film = read_film(scan.path, scan.rows, scan.columns)
-        grey = clean_film(film, scan.bits, scan.scanner, scan.institution, SETTINGS.cleaning).grey
+        shown = clean_film(film, scan.bits, scan.scanner, scan.institution, SETTINGS.cleaning).shown
+        grey = to_8bit(shown.pixels, shown.bits)
         clean = decode_png((images / f"{scan.image_id}.png").read_bytes())
         y, x, height, width = pd.read_json(images / f"{scan.image_id}.json", typ="series")["box"]
         mask = np.zeros(grey.shape, bool)
