@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from mammo_etl.borders import find_borders, without_black
 from mammo_etl.dicom import Pixels
 from mammo_etl.records import Box
 from mammo_etl.settings import CleaningSettings
@@ -16,23 +17,12 @@ Flags = NDArray[np.bool_]
 Levels = NDArray[np.float32]
 """(rows, columns), grey levels 0 to 255 of the reduced film, with fractions."""
 
-# The numbers below were chosen on 57 located lesions of mini-MIAS, one film of CBIS-DDSM, and phantoms (digital, on film, in white borders).
+# The numbers below, and those of `borders`, were chosen on 57 located lesions of mini-MIAS, one film of CBIS-DDSM, and phantoms (digital, on film, in white borders).
 
 _FILM_MM = 240.0
 """Height of the usual mammography film (18 x 24 cm; the large format is 24 x 30 cm)."""
 _LEAST_ROWS = 512
 """A film is not reduced to fewer rows."""
-_BLACK = 1.0
-"""Grey levels up to this are the black around a scanned film."""
-_WHITE = 0.6
-"""Borders are brighter than this share of the film's brightest grey, its 99.9th percentile."""
-_EVEN = 0.05
-"""Grey levels of a border differ by at most this share of the brightest."""
-_STEP, _CLIFF = 0.08, 0.2
-"""A border ends within two pixels, by at least the first share of the brightest along half of its outline, and by the second along an
-eighth: against tissue the step may be small, against the film's background it is not."""
-_BESIDE = 0.4
-"""A border lies along at least this share of one side of the film."""
 _SKIN = 0.05
 """Skin is brighter than the film beside it by at least this share of the contrast between tissue and background."""
 _NOISE = 4.0
@@ -143,11 +133,11 @@ def _otsu(small: Levels, kernel: Mask) -> Mask:
 def _skin(small: Levels, mm: float, kernel: Mask) -> Mask:
     """The breast by the method `skin` on a reduced film whose pixels measure `mm` millimetres; empty if there is none."""
     whole = np.zeros(small.shape, np.uint8)
-    inner = _without_black(small)
+    inner = without_black(small)
     levels = np.ascontiguousarray(small[inner])
     if min(levels.shape) < 2 * len(kernel):
         return whole
-    film = np.asarray(cv2.bitwise_not(_borders(levels)), np.uint8)
+    film = np.asarray(cv2.bitwise_not(find_borders(levels)), np.uint8)
     blurred = _blurred(levels, film)
     tissue = _tissue(blurred, film)
     if tissue is None:
@@ -166,49 +156,6 @@ def _skin(small: Levels, mm: float, kernel: Mask) -> Mask:
     closed = np.asarray(cv2.morphologyEx(breast, cv2.MORPH_CLOSE, kernel), np.uint8)
     whole[inner] = cv2.bitwise_and(_filled(closed), film)
     return whole
-
-
-def _without_black(small: Levels) -> tuple[slice, slice]:
-    """Rows and columns of a scan inside the black that surrounds it: a scanner's margin, or padding to a square."""
-    lit = small > _BLACK
-    rows = np.flatnonzero(lit.mean(axis=1) > 0.005)
-    columns = np.flatnonzero(lit.mean(axis=0) > 0.005)
-    if not len(rows) or not len(columns):
-        return slice(0, 0), slice(0, 0)
-    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
-
-
-def _borders(levels: Levels) -> Mask:
-    """Borders along the sides: light that came past the film, frames, bright strips. A breast at a side is not even, and ends softly."""
-    grey = np.asarray(cv2.convertScaleAbs(levels), np.uint8)
-    rows, columns = grey.shape
-    top = _quantile(grey, 0.999)
-    gradient = cv2.morphologyEx(grey, cv2.MORPH_GRADIENT, np.ones((5, 5), np.uint8))
-    around = np.ones((3, 3), np.uint8)
-    # Each area that was filled has its own number in `areas`, which has one pixel more on every side.
-    areas = np.zeros((rows + 2, columns + 2), np.uint8)
-    borders = np.zeros((rows, columns), np.uint8)
-    sides = [(x, y) for x in (0, columns - 1) for y in range(0, rows, 8)]
-    sides += [(x, y) for y in (0, rows - 1) for x in range(0, columns, 8)]
-    number = 1
-    for x, y in sides:
-        if grey[y, x] < _WHITE * top or areas[y + 1, x + 1] or number == 255:
-            continue
-        number += 1
-        flags = 4 | cv2.FLOODFILL_FIXED_RANGE | cv2.FLOODFILL_MASK_ONLY | (number << 8)
-        _, _, _, (left, up, width, height) = cv2.floodFill(grey, areas, (x, y), 0, _EVEN * top, _EVEN * top, flags)
-        filled = areas[1:-1, 1:-1] == number
-        beside = max(filled[:, 0].mean(), filled[:, -1].mean(), filled[0].mean(), filled[-1].mean())
-        if beside < _BESIDE:
-            continue
-        part = np.s_[max(0, up - 4) : up + height + 4, max(0, left - 4) : left + width + 4]
-        area = cv2.morphologyEx(_mask(filled[part]), cv2.MORPH_CLOSE, around)
-        outline = cv2.dilate(area, around) - area
-        steps = gradient[part][outline > 0]
-        if len(steps) and np.mean(steps > _STEP * top) > 0.5 and np.mean(steps > _CLIFF * top) > 0.125:
-            borders[part] |= np.asarray(area, np.uint8)
-    # The outermost pixels of a border are mixed with what lies beside it.
-    return np.asarray(cv2.dilate(borders, around), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -336,11 +283,6 @@ def _blurred(levels: Levels, film: Mask) -> Levels:
 def _distance(mask: Mask) -> Levels:
     """Of each pixel from the mask, pixels; 0 inside it."""
     return np.asarray(cv2.distanceTransform(cv2.bitwise_not(mask), cv2.DIST_L2, 3), np.float32)
-
-
-def _quantile(grey: NDArray[np.uint8], share: float) -> int:
-    counts = np.cumsum(cv2.calcHist([grey], [0], None, [256], [0, 256]).ravel())
-    return int(np.searchsorted(counts, share * counts[-1]))
 
 
 def _mask(where: Flags) -> Mask:

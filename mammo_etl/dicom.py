@@ -4,11 +4,9 @@ Of a header nothing but the fields of `DicomHeader` is read; the rest of it (nam
 """
 
 import logging
-import math
 import struct
 import warnings
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Literal
@@ -21,7 +19,6 @@ from pydicom.dataset import FileDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import data_element_offset_to_value, read_partial
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.processing import apply_windowing
 from pydicom.tag import BaseTag
 from pydicom.uid import (
     UID,
@@ -33,6 +30,7 @@ from pydicom.uid import (
 
 from mammo_etl.files import SourceFileError, read_bytes, size_of
 from mammo_etl.records import Reason
+from mammo_etl.window import Window, display_of, parse_window
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -120,21 +118,8 @@ class DicomHeader:
     transfer_syntax_uid: str
     number_of_frames: int
     """Always 1: others are refused."""
-    window: "Window | None" = None
+    window: Window | None = None
     """None where the file has none that can be used."""
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """How a file's maker means its pixels to be shown (PS3.3 C.11.2): the first of its windows."""
-
-    centre: float
-    width: float
-    function: str
-    """LINEAR, LINEAR_EXACT or SIGMOID."""
-    slope: float
-    """Of the rescaling that comes before the window (PS3.3 C.11.1)."""
-    intercept: float
 
 
 def is_dicom(start: bytes) -> bool:
@@ -190,7 +175,7 @@ def decode(content: bytes) -> Decoded:
     parsed = _parse_whole(content)
     header = _checked(parsed, len(content))
     grey = _grey(content, header, parsed)
-    display = None if header.window is None else _display(header, header.window)
+    display = None if header.window is None else display_of(header.window, header.bits_stored)
     if header.photometric_interpretation == "MONOCHROME1":
         grey = np.subtract((1 << header.bits_stored) - 1, grey, dtype=grey.dtype)
         display = None if display is None else 65535 - display[::-1]
@@ -229,19 +214,6 @@ def _grey(content: bytes, header: DicomHeader, parsed: "_Parsed") -> Pixels:
             f"The DICOM pixel data decode to shape {grey.shape}, the header says {header.rows} x {header.columns}.",
         )
     return grey
-
-
-def _display(header: DicomHeader, window: Window) -> NDArray[np.uint16]:
-    """Grey level of each stored value, 0 to 65535 in the direction of the stored values."""
-    dataset = pydicom.Dataset()
-    dataset.PhotometricInterpretation = header.photometric_interpretation
-    dataset.PixelRepresentation = 0
-    dataset.BitsStored = header.bits_stored
-    dataset.WindowCenter, dataset.WindowWidth = window.centre, window.width
-    dataset.VOILUTFunction = window.function
-    levels = np.arange(1 << header.bits_stored, dtype=np.float64)
-    shown = apply_windowing(levels * window.slope + window.intercept, dataset)
-    return np.rint(shown * (65535 / (len(levels) - 1))).astype(np.uint16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,20 +358,6 @@ def _fields(dataset: FileDataset) -> tuple[DicomHeader, int, bool]:
         photometric_interpretation=text("PhotometricInterpretation"),
         transfer_syntax_uid=str(syntax),
         number_of_frames=written("NumberOfFrames", 1),
-        window=_window(text),
+        window=parse_window(text),
     )
     return header, number("SamplesPerPixel", 1), number("PixelRepresentation", 0) != 0
-
-
-def _window(text: Callable[[str], str]) -> Window | None:
-    """The first window by the texts of its fields; None if there is none, or none that can be used: the pixels then speak for themselves."""
-    function = text("VOILUTFunction").upper() or "LINEAR"
-    try:
-        centre, width = (float(text(keyword).split("\\")[0]) for keyword in ("WindowCenter", "WindowWidth"))
-        slope, intercept = float(text("RescaleSlope") or 1), float(text("RescaleIntercept") or 0)
-    except ValueError:
-        return None
-    window = Window(centre, width, function, slope, intercept)
-    least = 1 if function == "LINEAR" else 0
-    usable = width > least and slope > 0 and all(map(math.isfinite, (centre, width, slope, intercept)))
-    return window if usable and function in ("LINEAR", "LINEAR_EXACT", "SIGMOID") else None
