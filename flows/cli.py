@@ -345,7 +345,9 @@ def image(
         Path, typer.Argument(metavar="IN", help="DICOM, LJPEG (beside its .ics), PGM, PNG or TIFF file.")
     ],
     output: Annotated[Path, typer.Argument(metavar="OUT", help=".npy or .png file.")],
-    clean: Annotated[bool, typer.Option("--clean", help="The cleaned 8-bit film instead of its exact pixels.")] = False,
+    clean: Annotated[
+        bool, typer.Option("--clean", help="The cleaned film (of cleaning.bits) instead of its exact pixels.")
+    ] = False,
     mask: Annotated[Path | None, typer.Option(help="Also write the breast mask to this .png file.")] = None,
     settings: SettingsOption = None,
     set_: SetOption = None,
@@ -359,6 +361,8 @@ def image(
         raise UsageError(f"{output}: expected a name that ends in {' or '.join(FORMATS)}")
     if mask is not None and mask.suffix.lower() != ".png":
         raise UsageError(f"--mask {mask}: expected a name that ends in .png")
+    if mask is not None and mask.resolve() == output.resolve():
+        raise UsageError(f"--mask {mask}: expected another file than the film's")
     if not source.is_file():
         raise UsageError(f"{source}: no such file")
     try:

@@ -31,7 +31,7 @@ def without_black(small: NDArray[np.float32]) -> tuple[slice, slice]:
 
 def find_borders(levels: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Borders along the sides of a scan, (rows, columns) of grey levels 0 to 255, as a mask of 255 and 0: light that came past the film, frames,
-    bright strips. A breast at a side is not even, and ends softly.
+    bright strips. A breast at a side is not even, ends softly, and is round.
     """
     grey = np.asarray(cv2.convertScaleAbs(levels), np.uint8)
     rows, columns = grey.shape
@@ -52,7 +52,8 @@ def find_borders(levels: NDArray[np.float32]) -> NDArray[np.uint8]:
         _, _, _, (left, up, width, height) = cv2.floodFill(grey, areas, (x, y), 0, _EVEN * top, _EVEN * top, flags)
         filled = areas[1:-1, 1:-1] == number
         beside = max(filled[:, 0].mean(), filled[:, -1].mean(), filled[0].mean(), filled[-1].mean())
-        if beside < _BESIDE:
+        around_film = filled[[0, 0, -1, -1], [0, -1, 0, -1]].sum() >= 3
+        if beside < _BESIDE or not (around_film or _is_straight(filled)):
             continue
         part = np.s_[max(0, up - 4) : up + height + 4, max(0, left - 4) : left + width + 4]
         area = cv2.morphologyEx(filled[part].astype(np.uint8) * np.uint8(255), cv2.MORPH_CLOSE, around)
@@ -62,6 +63,17 @@ def find_borders(levels: NDArray[np.float32]) -> NDArray[np.uint8]:
             borders[part] |= np.asarray(area, np.uint8)
     # The outermost pixels of a border are mixed with what lies beside it.
     return np.asarray(cv2.dilate(borders, around), np.uint8)
+
+
+def _is_straight(filled: NDArray[np.bool_]) -> bool:
+    """Whether an area's inner edge is a straight line, of any slope, along the side on which it lies most: a clipped breast's is not."""
+    sides = [filled, filled[:, ::-1], filled.T, filled.T[:, ::-1]]
+    area = max(sides, key=lambda side: side[:, 0].mean())
+    lines = np.flatnonzero(area[:, 0])
+    lines = lines[len(lines) // 10 : len(lines) - len(lines) // 10]
+    depth = np.where(area[lines].all(axis=1), area.shape[1], area[lines].argmin(axis=1))
+    rest = depth - np.polyval(np.polyfit(lines, depth, 1), lines)
+    return float(np.median(np.abs(rest))) <= max(1.5, 0.004 * len(area))
 
 
 def _quantile(grey: NDArray[np.uint8], share: float) -> int:

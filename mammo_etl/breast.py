@@ -1,6 +1,7 @@
 """Finding the breast on a film."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,6 +24,8 @@ _FILM_MM = 240.0
 """Height of the usual mammography film (18 x 24 cm; the large format is 24 x 30 cm)."""
 _LEAST_ROWS = 512
 """A film is not reduced to fewer rows."""
+_SMALLEST = 0.01
+"""A breast covers at least this share of its film; what is smaller is a label."""
 _SKIN = 0.05
 """Skin is brighter than the film beside it by at least this share of the contrast between tissue and background."""
 _NOISE = 4.0
@@ -35,7 +38,7 @@ _REACH_MM = 12.0
 """The skin is at most this far from tissue that Otsu's threshold has shown."""
 _FRINGE_MM = 2.0
 """How far clipped film is followed below the skin's threshold."""
-_CLIPPED = 0.1
+_CLIPPED = 0.02
 """A background is clipped or digital if at least this share of the film is exactly of its darkest grey."""
 
 
@@ -55,16 +58,19 @@ class Breast:
     """Share of the film's border that touches the breast."""
     agreement: float
     """Overlap (intersection over union) of the masks by the two methods, `skin` and `otsu`."""
+    contrast: float
+    """By how much of its grey the film is darker beside the mask than along its rim, the medians of 2.5 mm on either side: near 1 at the skin,
+    low where the outline runs through tissue."""
 
 
 def find_breast(pixels: Pixels, settings: CleaningSettings) -> Breast | None:
     """The breast on a film, (rows, columns) of any depth with 0 black, or None if there is none.
 
-    All is done on the film reduced by `settings.scale`, its brightest grey set to 255, and the mask is enlarged at the end. No side, view or
-    orientation is assumed. By the method `skin`:
+    All is done on the film reduced by `settings.scale`, its darkest grey set to 0 and its brightest to 255, and the mask is enlarged at the
+    end. No side, view or orientation is assumed. By the method `skin`:
 
     1. Black rows and columns around the scan are left aside, and borders: bright, even areas along a side that end in a sharp step.
-    2. Tissue is what is brighter than a threshold well below Otsu's (`_tissue_threshold`). An erosion cuts what hangs together by
+    2. Tissue is what is brighter than a threshold well below Otsu's (`_tissue`). An erosion cuts what hangs together by
        something thin (labels, scratches, strips), the largest object stays, and grows back.
     3. From there the mask goes on to the skin line, over what is brighter than the film just beside it; on digital views, and on film that
        was clipped to black, over what is not black.
@@ -77,7 +83,7 @@ def find_breast(pixels: Pixels, settings: CleaningSettings) -> Breast | None:
     # Whole blocks of scale x scale pixels, which are quick to average; the few rows and columns beyond them go by their neighbours.
     height, width = max(1, rows // scale), max(1, columns // scale)
     reduced = cv2.resize(pixels[: height * scale, : width * scale], (width, height), interpolation=cv2.INTER_AREA)
-    small = np.asarray(reduced * np.float32(255.0 / max(1, int(reduced.max()))), np.float32)
+    small = _levelled(np.asarray(reduced))
     mm = _FILM_MM / height
     kernel = _disc(settings.smooth_mm / mm)
     by_otsu = _otsu(small, kernel)
@@ -85,7 +91,7 @@ def find_breast(pixels: Pixels, settings: CleaningSettings) -> Breast | None:
     breast = by_skin if settings.method == "skin" else by_otsu
     outlines, _ = cv2.findContours(breast, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     area = sum(float(cv2.contourArea(outline)) for outline in outlines)
-    if not area:
+    if area < _SMALLEST * breast.size:
         return None
     hull_area = sum(float(cv2.contourArea(cv2.convexHull(outline))) for outline in outlines)
     border = np.concatenate([breast[0], breast[-1], breast[:, 0], breast[:, -1]])
@@ -99,7 +105,26 @@ def find_breast(pixels: Pixels, settings: CleaningSettings) -> Breast | None:
         solidity=area / hull_area,
         border_contact=float(np.count_nonzero(border)) / border.size,
         agreement=cv2.countNonZero(cv2.bitwise_and(by_skin, by_otsu)) / either,
+        contrast=_contrast(small, breast, kernel),
     )
+
+
+def _levelled(reduced: NDArray[Any]) -> Levels:
+    """Grey levels 0 to 255, whatever the depth. A marker may be far brighter than tissue: what is twice as bright as nearly all else is white."""
+    lowest = int(reduced.min())
+    usual = int(np.quantile(reduced[::4, ::4], 0.99)) - lowest
+    highest = int(reduced.max()) - lowest
+    top = min(highest, 2 * usual) or highest or 1
+    return np.asarray(np.minimum((reduced - np.float32(lowest)) * np.float32(255 / top), 255), np.float32)
+
+
+def _contrast(small: Levels, breast: Mask, kernel: Mask) -> float:
+    rim = small[(breast > 0) & (cv2.erode(breast, kernel) == 0)]
+    beside = small[(breast == 0) & (cv2.dilate(breast, kernel) > 0)]
+    if not len(rim) or not len(beside):
+        return 0.0
+    inner = float(np.median(rim))
+    return (inner - float(np.median(beside))) / max(inner, 1.0)
 
 
 def _enlarged(small: Mask, scale: int, rows: int, columns: int) -> Mask:

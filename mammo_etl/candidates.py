@@ -167,6 +167,10 @@ def _abnormal(
         own = np.where(overlaps.most_shown(pixels) == index, pixels[index], 0)
         enough = (own / region.area >= settings.min_roi) | (own / size**2 >= settings.min_roi)
         enough[own.argmax()] = True
+        grid_places = [i for i, origin in enumerate(places.values()) if origin == "grid"]
+        enough[_completing(region, [*places], enough & (own > 0), sorted(grid_places, key=lambda i: -own[i]), size)] = (
+            True
+        )
         kept |= {
             place: (index, origin)
             for (place, origin), keep in zip(places.items(), enough & (own > 0), strict=True)
@@ -196,6 +200,24 @@ def _abnormal(
         )
         for i, (index, origin) in enumerate(kept.values())
     ]
+
+
+def _completing(
+    region: Region, places: Sequence[tuple[int, int]], kept: NDArray[np.bool_], further: Sequence[int], size: int
+) -> list[int]:
+    """Those of the `further` places, in that order, that show pixels of the ROI which no place before them and none that is `kept` shows.
+
+    A ROI of many small blobs is mostly in patches that hold little of it each.
+    """
+    unseen = region.mask.copy()
+    chosen = []
+    for i in [*np.flatnonzero(kept).tolist(), *further]:
+        y, x = places[i][0] - region.box.y, places[i][1] - region.box.x
+        part = unseen[max(y, 0) : max(y + size, 0), max(x, 0) : max(x + size, 0)]
+        if not kept[i] and cv2.countNonZero(np.ascontiguousarray(part)):
+            chosen.append(i)
+        part[:] = 0
+    return chosen
 
 
 def _place_apart(

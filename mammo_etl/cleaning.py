@@ -39,9 +39,12 @@ def clean_film(film: Film, bits: int, scanner: str, institution: str, settings: 
         raise SourceFileError(
             Reason.NO_BREAST, "No breast was found on the film: nothing on it is brighter than the rest."
         )
-    shown = film if film.display is None else Film(film.display[film.pixels], 16)
     box = breast.box
     inside = np.s_[box.y : box.bottom, box.x : box.right]
+    shown = film if film.display is None else Film(film.display[film.pixels], 16)
+    if film.display is not None and np.ptp(shown.pixels[inside][breast.mask[inside] > 0]) == 0:
+        # A window that shows nothing of the breast was not meant for it.
+        shown = Film(film.pixels, film.bits)
     scaled = to_8bit if settings.bits == 8 else to_16bit
     return CleanFilm(blacken(scaled(shown.pixels[inside], shown.bits), breast.mask[inside]), shown, breast)
 
@@ -59,7 +62,7 @@ def calibrated(film: Film, bits: int, scanner: str, institution: str, settings: 
 
 def to_8bit(pixels: Pixels, bits: int) -> NDArray[np.uint8]:
     """Grey levels 0 to 2**bits - 1 as 0 to 255, rounded; larger ones become 255."""
-    if bits == 8:
+    if pixels.dtype == np.uint8 and bits == 8:
         return pixels.astype(np.uint8, copy=False)
     return np.asarray(cv2.convertScaleAbs(pixels, alpha=255.0 / (2**bits - 1)), dtype=np.uint8)
 

@@ -209,6 +209,7 @@ def _make_image(work: FilmWork, settings: CleaningSettings) -> tuple[dict[str, A
             "solidity": breast.solidity,
             "border_contact": breast.border_contact,
             "agreement": breast.agreement,
+            "contrast": breast.contrast,
         },
         "statistics": film_statistics(clean.shown, breast, regions),
         "regions": [region_to_json(region) for region in regions],

@@ -63,6 +63,7 @@ _KEYWORDS = (
     "SamplesPerPixel",
     "BitsAllocated",
     "BitsStored",
+    "HighBit",
     "PixelRepresentation",
     "PhotometricInterpretation",
     "NumberOfFrames",
@@ -113,6 +114,8 @@ class DicomHeader:
     bits_allocated: int
     """8 or 16."""
     bits_stored: int
+    high_bit: int
+    """Always bits_stored - 1: others are refused (PS3.3 C.7.6.3.1 knows no other)."""
     photometric_interpretation: str
     """MONOCHROME1 (0 is white) or MONOCHROME2 (0 is black)."""
     transfer_syntax_uid: str
@@ -274,7 +277,7 @@ def _checked(parsed: _Parsed, size: int) -> DicomHeader:
     if element is None or header.rows < 1 or header.columns < 1:
         raise SourceFileError(Reason.UNSUPPORTED_FORMAT, "The DICOM file holds no image: expected a mammogram.")
     form = (
-        f"{header.number_of_frames} frame(s), {samples} sample(s) per pixel, {header.bits_allocated} bits"
+        f"{header.number_of_frames} frame(s), {samples} sample(s) per pixel, {header.bits_allocated} bits (high bit {header.high_bit} of {header.bits_stored})"
         f"{', signed' if signed else ''}{'' if element.integer else ', floating point'}"
     )
     if (
@@ -284,6 +287,7 @@ def _checked(parsed: _Parsed, size: int) -> DicomHeader:
         or not element.integer
         or header.bits_allocated not in (8, 16)
         or not 1 <= header.bits_stored <= header.bits_allocated
+        or header.high_bit != header.bits_stored - 1
         or header.photometric_interpretation not in ("MONOCHROME1", "MONOCHROME2")
     ):
         raise SourceFileError(
@@ -355,6 +359,7 @@ def _fields(dataset: FileDataset) -> tuple[DicomHeader, int, bool]:
         columns=number("Columns", 0),
         bits_allocated=number("BitsAllocated", 0),
         bits_stored=number("BitsStored", number("BitsAllocated", 0)),
+        high_bit=number("HighBit", number("BitsStored", number("BitsAllocated", 0)) - 1),
         photometric_interpretation=text("PhotometricInterpretation"),
         transfer_syntax_uid=str(syntax),
         number_of_frames=written("NumberOfFrames", 1),

@@ -29,6 +29,7 @@ _SAMPLES = 12
 _DOUBTFUL = 8
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 80]
 _DOUBTS = [
+    ("least contrast at the outline", "contrast", False),
     ("least agreement of the two methods", "agreement", False),
     ("lowest solidity", "solidity", False),
     ("most border contact", "border_contact", True),

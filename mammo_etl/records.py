@@ -221,6 +221,12 @@ class Scan:
         float | None, Doc("Area of the breast mask over that of its convex hull; low for a ragged one.")
     ] = None
     mask_border_contact: Annotated[float | None, Doc("Share of the film's border that touches the breast mask.")] = None
+    mask_contrast: Annotated[
+        float | None,
+        Doc(
+            "Share of its grey by which the film beside the mask is darker than the mask's rim, 1 at best; low where it cuts through tissue."
+        ),
+    ] = None
     mask_agreement: Annotated[
         float | None, Doc("Overlap (intersection over union) of the masks by the two methods, skin and otsu.")
     ] = None

@@ -61,7 +61,7 @@ class InventorySettings(Settings):
 
 
 class CleaningSettings(Settings):
-    """From a film's grey levels to a cleaned, breast-cropped 8-bit image."""
+    """From a film's grey levels to a cleaned, breast-cropped image."""
 
     method: Literal["skin", "otsu"] = "skin"
     """Threshold of the breast: Otsu's (1979), or one lower down that keeps fatty tissue and the skin line."""
@@ -88,7 +88,7 @@ class PatchSettings(Settings):
     """Largest shift of those from the centre, as a share of the patch size."""
     min_roi: Annotated[float, Field(ge=0, le=1)] = 0.1
     """A patch counts as abnormal if it holds at least this share of the ROI, or is itself ROI to at least this share.
-    Each finding keeps its best patch in any case. With several findings in a patch, all are listed, and its label is that of the one of which it
+    Each finding keeps its best patch in any case, and patches of the grid that alone show a part of its ROI. With several findings in a patch, all are listed, and its label is that of the one of which it
     holds the larger share (within 0.01: the one with more pixels in it)."""
     normals_per_film: Annotated[int, Field(ge=0, le=10000)] = 64
     """Most places for normal patches looked for in one film."""

@@ -60,6 +60,7 @@ def test_mask_box_and_figures(left: bool) -> None:
     assert breast.solidity > 0.97
     assert 0 < breast.border_contact < 0.4
     assert 0.9 < breast.agreement <= 1
+    assert 0.8 < breast.contrast <= 1
 
 
 def test_holes_are_filled() -> None:
@@ -157,6 +158,60 @@ def test_digital_views(number: int) -> None:
     assert overlap(pixels, truth) > 0.97
     # Twelve bits in a file that claims sixteen, and eight bits.
     assert overlap(np.right_shift(pixels, 4).astype(np.uint8), truth) > 0.97
+
+
+@pytest.mark.parametrize("gain", [2, 4, 8, 64])
+def test_saturated_tissue_is_no_border(gain: int) -> None:
+    for number in (0, 2, 5):
+        pixels, truth = digital(number)
+        assert overlap(np.minimum(pixels.astype(np.uint32) * gain, 4095).astype(np.uint16), truth) > 0.97
+    # Without a frame, which is as white as such tissue: the two cannot be told apart.
+    for number in (0, 1, 3, 4):
+        film, truth = phantom(number, 1200, 750)
+        assert overlap(np.minimum(film.astype(np.uint32) * min(gain, 3), 65535).astype(np.uint16), truth) > 0.97
+
+
+@pytest.mark.parametrize("faint", [4, 8, 32])
+def test_a_marker_far_brighter_than_tissue(faint: int) -> None:
+    for number in (0, 9):
+        pixels, truth = digital(number)
+        assert (
+            overlap(np.where((pixels == 4095) & (truth == 0), 4095, -(-pixels // faint)).astype(np.uint16), truth)
+            > 0.97
+        )
+
+
+def test_twelve_bits_at_the_upper_end_of_sixteen() -> None:
+    """As an untagged inversion leaves them."""
+    pixels, truth = digital(1)
+    assert overlap((pixels + 61440).astype(np.uint16), truth) > 0.97
+
+
+def test_little_background() -> None:
+    for number in (0, 4, 8):
+        pixels, truth = digital(number)
+        right = int(np.flatnonzero(truth.any(axis=0))[-1]) + 1
+        rows = np.flatnonzero(truth[:, : right // 2].any(axis=1))
+        cut = np.s_[rows[0] + 100 : rows[-1] - 100, : right - 30]
+        assert 0.85 < np.mean(truth[cut] > 0) < 0.97
+        assert overlap(np.ascontiguousarray(pixels[cut]), np.ascontiguousarray(truth[cut])) > 0.97
+
+
+def test_a_label_alone_is_no_breast() -> None:
+    grey = np.random.default_rng(0).normal(20, 4, (1200, 800)).clip(0, 255).astype(np.uint8)
+    grey[100:140, 500:660] = 250
+    assert find_breast(grey, CleaningSettings()) is None
+
+
+def test_an_outline_through_tissue_has_little_contrast() -> None:
+    """Of a film that is all breast the brighter part is taken: the figures have to tell."""
+    pixels, truth = digital(0)
+    rows = np.flatnonzero(truth[:, 150] > 0)
+    breast = find_breast(np.ascontiguousarray(pixels[rows[0] + 50 : rows[-1] - 50, :150]), CleaningSettings())
+    whole = find_breast(pixels, CleaningSettings())
+    assert breast is not None
+    assert whole is not None
+    assert breast.contrast < 0.6 < whole.contrast
 
 
 def bordered(pixels: Image, width: int, level: int, degrees: float) -> Image:

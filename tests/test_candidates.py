@@ -143,6 +143,25 @@ def test_a_roi_larger_than_a_patch_is_covered_by_its_grid() -> None:
     assert {c.x for c in found if c.origin == "grid"} == {60, 124, 188, 192}
 
 
+@pytest.mark.parametrize("kind", ["blobs", "line"])
+def test_by_default_too_no_part_of_a_scattered_roi_is_left_out(kind: str) -> None:
+    """Each patch holds a small share of the ROI, and is hardly ROI itself."""
+    mask = np.zeros((600, 450), np.uint8)
+    if kind == "line":
+        cv2.line(mask, (0, 0), (449, 599), 255, 3)
+    else:
+        for y, x in np.random.default_rng(0).integers(3, 445, (60, 2)):
+            cv2.circle(mask, (int(x), int(y)), 3, 255, cv2.FILLED)
+    mask[0, 0] = mask[-1, -1] = 255
+    region = Region("film_1", 1, Box(50, 20, 600, 450), mask)
+    found = candidates([region], PatchSettings(size=64, stride=32))
+    seen = np.zeros((ROWS, COLUMNS), bool)
+    for candidate in found:
+        seen[candidate.y : candidate.y + 64, candidate.x : candidate.x + 64] = True
+        assert candidate.roi_fraction > 0
+    assert seen[50:650, 20:470][mask > 0].all()
+
+
 def test_a_patch_goes_to_the_finding_that_it_shows_more_of() -> None:
     large, small = ellipse("film_1", 2, Box(100, 100, 300, 300)), ellipse("film_2", 3, Box(240, 240, 20, 20))
     found = candidates([large, small], PatchSettings(size=64, stride=32))

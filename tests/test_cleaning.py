@@ -25,6 +25,7 @@ def test_sixteen_and_twelve_bits_keep_their_scale() -> None:
     assert to_8bit(np.array([[0, 257, 32896, 65535]], np.uint16), 16).tolist() == [[0, 1, 128, 255]]
     assert to_8bit(np.array([[0, 2048, 4095, 5000]], np.uint16), 12).tolist() == [[0, 128, 255, 255]]
     assert to_16bit(np.array([[0, 2048, 4095, 5000]], np.uint16), 12).tolist() == [[0, 32776, 65535, 65535]]
+    assert to_8bit(np.array([[300]], np.uint16), 8).tolist() == [[255]]
     eight = np.arange(256, dtype=np.uint8).reshape(16, 16)
     assert np.array_equal(to_8bit(eight, 8), eight)
     assert np.array_equal(to_16bit(eight, 8), eight.astype(np.uint16) * 257)
@@ -66,6 +67,14 @@ def test_the_window_decides_the_grey_levels_and_not_the_mask() -> None:
     box, inside = shown.breast.box, shown.image > 0
     expected = np.rint(display[pixels[box.y : box.bottom, box.x : box.right]] / 257)
     assert np.abs(shown.image[inside] - np.maximum(expected, 1)[inside]).max() <= 1
+
+
+def test_a_window_that_shows_nothing_of_the_breast_is_not_used() -> None:
+    pixels = film(12)
+    plain = clean_film(Film(pixels, 12), 12, "", "", CleaningSettings())
+    for display in (np.zeros(4096, np.uint16), np.full(4096, 65535, np.uint16)):
+        shown = clean_film(Film(pixels, 12, display), 12, "", "", CleaningSettings())
+        assert np.array_equal(shown.image, plain.image)
 
 
 def test_no_breast() -> None:

@@ -101,6 +101,7 @@ def test_header_fields(tmp_path: Path, pixels: NDArray[np.uint16]) -> None:
         columns=21,
         bits_allocated=16,
         bits_stored=16,
+        high_bit=15,
         photometric_interpretation="MONOCHROME2",
         transfer_syntax_uid=ImplicitVRLittleEndian,
         number_of_frames=1,
@@ -166,6 +167,13 @@ def test_monochrome1_is_inverted(pixels: NDArray[np.uint16]) -> None:
     grey, bits = decoded.pixels, decoded.bits
     np.testing.assert_array_equal(grey, 4095 - twelve)
     assert (str(grey.dtype), bits) == (np.dtype(np.uint16).name, 12)
+
+
+def test_pixels_that_do_not_begin_at_the_lowest_bit_are_refused(pixels: NDArray[np.uint16]) -> None:
+    with pytest.raises(SourceFileError) as raised:
+        dicom.decode(encoded(dataset_of(pixels, BitsStored=12, HighBit=15)))
+    assert raised.value.code is Reason.UNSUPPORTED_FORMAT
+    assert "high bit 15 of 12" in raised.value.message
 
 
 WINDOW = {"WindowCenter": 2048, "WindowWidth": 1024}

@@ -28,7 +28,7 @@ def film(rows: int = 1700, columns: int = 900) -> tuple[NDArray[np.uint8], Breas
     grey[:, : columns // 2] = rng.integers(100, 141, (rows, columns // 2), dtype=np.uint8)
     mask = np.zeros((rows, columns), np.uint8)
     mask[:, : columns // 2] = 255
-    return grey, Breast(mask, Box(0, 0, rows, columns // 2), 0.5, 1.0, 0.5, 1.0)
+    return grey, Breast(mask, Box(0, 0, rows, columns // 2), 0.5, 1.0, 0.5, 1.0, 1.0)
 
 
 def test_no_pixel_of_a_lesion_counts() -> None:
@@ -90,7 +90,7 @@ def test_a_blurred_film_is_less_sharp_and_a_clamped_one_less_noisy() -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (3, 2), (64, 40), (1023, 700)])
 @pytest.mark.parametrize("everything", [0, 255])
 def test_films_without_a_part_give_numbers(shape: tuple[int, int], everything: int) -> None:
-    breast = Breast(np.full(shape, everything, np.uint8), Box(0, 0, *shape), 1.0, 1.0, 1.0, 1.0)
+    breast = Breast(np.full(shape, everything, np.uint8), Box(0, 0, *shape), 1.0, 1.0, 1.0, 1.0, 1.0)
     grey = np.full(shape, 255, np.uint8)
     for lesions in ([], [region(0, 0, *shape)]):
         values = film_statistics(Film(grey, 8), breast, lesions)

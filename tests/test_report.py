@@ -542,8 +542,11 @@ def test_films_shown_elsewhere_are_chosen_only_for_what_no_other_has() -> None:
     assert set(chosen) == {"c1", "c2", "c3", "c4", "only-mlo"}
 
 
-def quality(area: float = 0.3, solidity: float = 0.95, border: float = 0.2, agreement: float = 0.9) -> dict[str, float]:
-    return {"area_share": area, "solidity": solidity, "border_contact": border, "agreement": agreement}
+def quality(
+    area: float = 0.3, solidity: float = 0.95, border: float = 0.2, agreement: float = 0.9, contrast: float = 0.8
+) -> dict[str, float]:
+    figures = {"area_share": area, "solidity": solidity, "border_contact": border}
+    return {**figures, "agreement": agreement, "contrast": contrast}
 
 
 def test_doubtful_masks_are_the_extremes_with_their_figures() -> None:
@@ -551,7 +554,9 @@ def test_doubtful_masks_are_the_extremes_with_their_figures() -> None:
     films |= {"rough": quality(solidity=0.7), "edge": quality(border=0.5)}
     films |= {"ragged": quality(solidity=0.5), "frame": quality(border=0.9)}
     films |= {"tiny": quality(area=0.01), "huge": quality(area=0.97), "lost": quality(agreement=0.1)}
+    films |= {"cut": quality(contrast=0.2)}
     assert list(film_pictures.doubtful_masks(films).items()) == [
+        ("cut", "least contrast at the outline: 0.200 (median of the run: 0.800)"),
         ("lost", "least agreement of the two methods: 0.100 (median of the run: 0.900)"),
         ("ragged", "lowest solidity: 0.500 (median of the run: 0.950)"),
         ("frame", "most border contact: 0.900 (median of the run: 0.200)"),
@@ -581,7 +586,7 @@ def test_a_real_film(tmp_path: Path, realdata: Path) -> None:
     box = found.box
     cut = slice(box.y, box.bottom), slice(box.x, box.right)
     write_bytes(images / "real.png", encode_png(blacken(grey[cut], found.mask[cut])))
-    measured = quality(found.area_share, found.solidity, found.border_contact, found.agreement)
+    measured = quality(found.area_share, found.solidity, found.border_contact, found.agreement, found.contrast)
     receipt = {"box": [box.y, box.x, box.height, box.width], "quality": measured, "regions": [], "rejects": []}
     write_json(images / "real.json", receipt)
     report.write_report(run, images, manifest())
