@@ -13,6 +13,8 @@ _EVEN = 0.05
 _STEP, _CLIFF = 0.08, 0.2
 """A border ends within two pixels, by at least the first share of the brightest along half of its outline, and by the second along an
 eighth: against tissue the step may be small, against the film's background it is not."""
+_ASKEW = 0.1
+"""A border's edge is turned against the side by at most this slope, about 6 degrees."""
 _BESIDE = 0.4
 """A border lies along at least this share of one side of the film."""
 
@@ -66,14 +68,18 @@ def find_borders(levels: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def _is_straight(filled: NDArray[np.bool_]) -> bool:
-    """Whether an area's inner edge is a straight line, of any slope, along the side on which it lies most: a clipped breast's is not."""
+    """Whether an area's inner edge is a straight line along the side on which it lies most, hardly askew.
+
+    The edge of a clipped breast is round, and that of a clipped pectoral muscle steep.
+    """
     sides = [filled, filled[:, ::-1], filled.T, filled.T[:, ::-1]]
     area = max(sides, key=lambda side: side[:, 0].mean())
     lines = np.flatnonzero(area[:, 0])
     lines = lines[len(lines) // 10 : len(lines) - len(lines) // 10]
     depth = np.where(area[lines].all(axis=1), area.shape[1], area[lines].argmin(axis=1))
-    rest = depth - np.polyval(np.polyfit(lines, depth, 1), lines)
-    return float(np.median(np.abs(rest))) <= max(1.5, 0.004 * len(area))
+    line = np.polyfit(lines, depth, 1)
+    rest = np.abs(depth - np.polyval(line, lines))
+    return bool(abs(line[0]) <= _ASKEW and np.median(rest) <= max(1.5, 0.004 * len(area)))
 
 
 def _quantile(grey: NDArray[np.uint8], share: float) -> int:
