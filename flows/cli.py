@@ -153,13 +153,13 @@ def _build(
     _check_places(sources, workspace)
     from flows.build_dataset import build_dataset
     from mammo_etl.catalog import IncompleteRunError
-    from mammo_etl.extract import DamagedImageError
     from mammo_etl.leaks import LeakError
+    from mammo_etl.workspace import DamagedFileError
 
-    _log_only_surprises(IncompleteRunError, DamagedImageError, LeakError)
+    _log_only_surprises(IncompleteRunError, DamagedFileError, LeakError)
     try:
         return build_dataset(list(sources), workspace, job.build, job.cluster)
-    except (IncompleteRunError, DamagedImageError, LeakError) as error:
+    except (IncompleteRunError, DamagedFileError, LeakError) as error:
         raise RunError(str(error)) from error
 
 
