@@ -8,6 +8,7 @@ WORKSPACE/
   catalog.parquet                                one row per run and per model
   rejects.parquet                                what the latest build left out, also where it failed for it
   current.json                                   the published run
+  lock                                           who builds or clears up here at the moment
 """
 
 import hashlib
@@ -43,6 +44,16 @@ class Workspace:
         return self.root / "current.json"
 
     @property
+    def lock(self) -> Path:
+        """File whose lock the one writer of the workspace holds."""
+        return self.root / "lock"
+
+    @property
+    def runs(self) -> Path:
+        """Folder of dataset runs."""
+        return self.root / "runs"
+
+    @property
     def models(self) -> Path:
         """Folder of model runs."""
         return self.root / "models"
@@ -57,7 +68,7 @@ class Workspace:
 
     def run(self, run_id: str) -> Path:
         """Folder of a dataset run."""
-        return self.root / "runs" / run_id
+        return self.runs / run_id
 
 
 class DamagedFileError(Exception):
