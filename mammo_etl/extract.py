@@ -68,7 +68,7 @@ def extract_shard(work: ShardWork, run: Path, images: Path) -> ShardResult:
     block = np.zeros((len(work.patches), size, size), store.open_patches(array).dtype.numpy_dtype)
     for image_id, rows in work.patches.reset_index(drop=True).groupby("image_id", sort=False):
         expected, box = work.images[str(image_id)]
-        image = _read_image(images / f"{image_id}.png", expected, block.dtype)
+        image = read_image(images / f"{image_id}.png", expected, block.dtype)
         for index, y, x in zip(rows.index, rows["y"], rows["x"], strict=True):
             block[index] = cut(image, box, y, x, size)
     store.write_shard(array, range(work.start, work.start + len(block)), block)
@@ -98,7 +98,8 @@ def valid_receipt(run: Path, shard: int, basis: str | None = None) -> dict[str, 
     return receipt
 
 
-def _read_image(path: Path, expected: str, dtype: np.dtype[Any]) -> Pixels:
+def read_image(path: Path, expected: str, dtype: np.dtype[Any]) -> Pixels:
+    """A cleaned film; raises DamagedFileError if it is not there, or not of the SHA-256 `expected` and the depth `dtype`."""
     if not path.exists():
         raise DamagedFileError(f"{path}: the cleaned film is gone; run the build again")
     content = path.read_bytes()
