@@ -36,14 +36,15 @@ from mammo_etl.inventory import (
     without_films,
 )
 from mammo_etl.leaks import check_leaks, leaks_of
+from mammo_etl.lock import locked
 from mammo_etl.plan import PlanError, check_disk, check_memory, plan_patches, total_warnings
-from mammo_etl.reader import PublishedRun
+from mammo_etl.reader import DamagedRunError, PublishedRun, published_id
 from mammo_etl.records import Candidate, Finding, Reason, Rejection, Scan
 from mammo_etl.report import write_report
 from mammo_etl.settings import BuildSettings, SettingsError, SourceSettings, digest
 from mammo_etl.sources import Inventory
 from mammo_etl.summary import counts_of, warnings_of
-from mammo_etl.workspace import Workspace, read_json
+from mammo_etl.workspace import Workspace
 
 
 class BuildSummary(BaseModel):
@@ -76,7 +77,8 @@ def build_dataset(
 ) -> BuildSummary:
     """Takes raw scans all the way to a published run: inventory, convert, plan, extract, publish.
 
-    What earlier builds in the workspace have done under the same settings is not done again. The same input and settings give the same run.
+    What earlier builds in the workspace have done under the same settings is not done again, and what was damaged since is mended. The same input
+    and settings give the same run. Raises WorkspaceInUseError while another build, or a gc, is at work in the workspace.
     """
     if deployment.id is not None and not workspace.is_absolute():
         raise SettingsError(
@@ -86,7 +88,7 @@ def build_dataset(
     workspace.mkdir(parents=True, exist_ok=True)
     files = list_sources(sources)
     stages = Stages()
-    with open_client(cluster) as client:
+    with locked(workspace, "a build"), open_client(cluster) as client:
         inventory = step("inventory", take_inventory, client, files, workspace, settings, stages)
         inventory, films = step("convert", convert, client, inventory, workspace, settings, stages)
         phantom = any(source.phantom for source in files)
@@ -98,7 +100,7 @@ def build_dataset(
             published = step(
                 "publish", publish, files, sources, inventory, plan, shortfalls, run_id, workspace, settings, stages
             )
-    catalog.announce(workspace, published)
+        catalog.announce(workspace, published)
     summary = BuildSummary(
         run_id=run_id,
         folder=published.folder,
@@ -261,10 +263,9 @@ def publish(
         statistics = {name: item["statistics"] for name, item in receipts.items()}
         confounds = audit(inventory.scans, patches, statistics, settings)
         stage.advance()
-        parent = read_json(places.current)
         kinds = {source.kind for source in files}
         manifest = {
-            "parent": parent["run_id"] if parent else None,
+            "parent": _parent(workspace, run_id),
             "phantom": any(source.phantom for source in files),
             "sources": [
                 {
@@ -289,6 +290,15 @@ def publish(
         published = catalog.publish(workspace, run_id, manifest)
         stage.advance()
     return published
+
+
+def _parent(workspace: Path, run_id: str) -> str | None:
+    """The run that is published until this one is."""
+    try:
+        parent = published_id(workspace)
+    except DamagedRunError:
+        return None
+    return parent if parent != run_id else None
 
 
 def _as_markdown(summary: BuildSummary) -> str:

@@ -1,5 +1,6 @@
 """The `mammo` command."""
 
+import errno
 import logging
 import os
 import sys
@@ -15,6 +16,7 @@ from rich.table import Table
 
 from mammo_etl.files import SourceFileError
 from mammo_etl.inventory import InventoryError, list_sources
+from mammo_etl.lock import WorkspaceInUseError, locked
 from mammo_etl.phantom.source_faults import FAULTS, Fault, parse_faults
 from mammo_etl.plan import PlanError
 from mammo_etl.presets import PRESETS
@@ -64,6 +66,7 @@ SourceOption = Annotated[
 ]
 WorkspaceOption = Annotated[Path, typer.Option(help="Folder of images, runs and models; made if it is not there.")]
 SettingsOption = Annotated[Path | None, typer.Option("--settings", help="TOML file with a table per stage.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON on standard output, for programs.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="STAGE.KEY=VALUE", help="One setting, laid over the file's.")
 ]
@@ -77,8 +80,18 @@ class RunError(Exception):
     """A build or training that cannot be done, in one sentence."""
 
 
-RUN_FAILURES = (InventoryError, PlanError, SourceFileError, RunError)
+RUN_FAILURES = (InventoryError, PlanError, SourceFileError, RunError, WorkspaceInUseError)
 """What can end a run through no fault of the program: told in one sentence, exit code 1."""
+
+
+_GO_ON = "what is done is kept, and the same command goes on from there"
+
+NOT_WRITTEN = {
+    errno.ENOSPC: f"the disk is full. Make room (`mammo gc` lists what can go); {_GO_ON}",
+    errno.EDQUOT: f"the disk quota is used up. Make room (`mammo gc` lists what can go); {_GO_ON}",
+    errno.EROFS: f"the disk is read-only. Make it writable; {_GO_ON}",
+}
+"""What a user can do about a file that could not be written, by the number of the error."""
 
 
 def main() -> None:
@@ -93,6 +106,10 @@ def main() -> None:
     except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         # Where a command should write, there is something else, or nothing may be written.
         _fail(error, 2)
+    except OSError as error:
+        if error.errno not in NOT_WRITTEN:
+            raise
+        _fail(RunError(f"{error.filename or 'a file'}: could not be written: {NOT_WRITTEN[error.errno]}"), 1)
 
 
 def _fail(error: Exception, code: int) -> None:
@@ -153,13 +170,13 @@ def _build(
     _check_places(sources, workspace)
     from flows.build_dataset import build_dataset
     from mammo_etl.catalog import IncompleteRunError
-    from mammo_etl.extract import DamagedImageError
     from mammo_etl.leaks import LeakError
+    from mammo_etl.workspace import DamagedFileError
 
-    _log_only_surprises(IncompleteRunError, DamagedImageError, LeakError)
+    _log_only_surprises(IncompleteRunError, DamagedFileError, LeakError)
     try:
         return build_dataset(list(sources), workspace, job.build, job.cluster)
-    except (IncompleteRunError, DamagedImageError, LeakError) as error:
+    except (IncompleteRunError, DamagedFileError, LeakError) as error:
         raise RunError(str(error)) from error
 
 
@@ -170,6 +187,7 @@ def _log_only_surprises(*expected: type[Exception]) -> None:
         error = record.exc_info[1] if record.exc_info else None
         return (
             not isinstance(error, (SettingsError, *RUN_FAILURES, *expected))
+            and not (isinstance(error, OSError) and error.errno in NOT_WRITTEN)
             and "Finished in state Failed" not in record.getMessage()
         )
 
@@ -188,6 +206,8 @@ def _check_places(sources: Sequence[SourceSettings], workspace: Path) -> None:
         raise UsageError(f"--workspace {workspace}: not a folder that can be made: {error.strerror}") from error
     if not os.access(workspace, os.W_OK):
         raise UsageError(f"--workspace {workspace}: cannot be written to")
+    with locked(workspace, "a build"):
+        pass
 
 
 def _show_build(summary: "BuildSummary") -> None:
@@ -210,7 +230,7 @@ def _show_build(summary: "BuildSummary") -> None:
 @app.command()
 def inspect(
     source: SourceOption,
-    json: Annotated[bool, typer.Option("--json", help="JSON on standard output, for programs.")] = False,
+    json: JsonOption = False,
     tables_only: Annotated[
         bool,
         typer.Option("--tables-only", help="What the tables list, before any film is there; a PATH may be a table."),
@@ -290,6 +310,47 @@ def _show_training(summary: "TrainSummary") -> None:
     if not summary.new:
         console.print("Nothing has changed: this model was there already.")
     console.print(f"Report: {summary.report}", soft_wrap=True, markup=False, highlight=False)
+
+
+@app.command()
+def verify(
+    workspace: WorkspaceOption,
+    run: Annotated[str | None, typer.Option(help="Dataset run; the published one by default.")] = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also compare its films with their sources, and every patch with its film.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Re-read a run against the digests that it was published with; exit code 1 if anything has changed."""
+    from flows import maintenance
+
+    found = maintenance.verify(workspace.absolute(), run, deep)
+    if json:
+        typer.echo(found.model_dump_json(indent=2))
+    else:
+        maintenance.show_verification(found, console)
+    if found.faults:
+        raise typer.Exit(1)
+
+
+@app.command()
+def gc(
+    workspace: WorkspaceOption,
+    keep: Annotated[
+        int | None,
+        typer.Option(min=0, help="Newest runs to keep, besides the published one and those of models; all by default."),
+    ] = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove it, instead of only listing it.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """List what no kept run or model needs, work of an unfinished build included; remove it with --delete."""
+    from flows import maintenance
+
+    summary = maintenance.clear_up(workspace.absolute(), keep, delete)
+    if json:
+        typer.echo(summary.model_dump_json(indent=2))
+    else:
+        maintenance.show_garbage(summary, console)
 
 
 @app.command(epilog="\n\n".join(["Faults:", *(f"--fault {fault}  {text}" for fault, text in FAULTS.items())]))

@@ -1,7 +1,7 @@
 """The only Parquet writer: a run's tables, the catalog, and the publishing of a run."""
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mammo_etl import extract, store
-from mammo_etl.files import digest_of
-from mammo_etl.reader import PublishedRun, open_run
+from mammo_etl.files import digest_of_file
+from mammo_etl.reader import DamagedRunError, PublishedRun, open_run, read_manifest
 from mammo_etl.records import Finding, Rejection, Scan
 from mammo_etl.schema import FORMAT_VERSION, PATCHES, to_table
-from mammo_etl.workspace import UNFINISHED, Workspace, read_json, replacing, write_json
+from mammo_etl.workspace import UNFINISHED, Workspace, read_json, replacing, write_json, write_sealed
 
 CATALOG = pa.schema(
     [  # type: ignore[arg-type]  # the stubs do not know a list of fields of several types
@@ -37,7 +37,7 @@ CATALOG = pa.schema(
 
 
 class IncompleteRunError(Exception):
-    """A run that lacks shards, or whose files are not what its receipts or manifest say."""
+    """A run that lacks shards, or whose shards are not what their receipts say."""
 
 
 def write_table(path: Path, table: pa.Table, row_group: int | None = None) -> None:
@@ -88,18 +88,20 @@ def write_run_tables(
     return patches
 
 
-def file_digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below a run's folder but the manifest and receipts, by relative path."""
-    return {
-        path.relative_to(folder).as_posix(): digest_of(path.read_bytes())
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "manifest.json" and path.relative_to(folder).parts[0] != "shards"
-    }
+def run_files(folder: Path) -> list[str]:
+    """Every file below a run's folder but the manifest and receipts, by relative path, sorted."""
+    names = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(name.as_posix() for name in names if name.name != "manifest.json" and name.parts[0] != "shards")
 
 
 def publish(workspace: Path, run_id: str, manifest: dict[str, Any]) -> PublishedRun:
-    """Finishes a run whose tables, shards and report are written: its manifest, then catalog and `current.json`."""
+    """Finishes a run whose tables, shards and report are written: its manifest, then catalog and `current.json`.
+
+    A run that was published before, and damaged since, stays the child of the same parent.
+    """
     folder = Workspace(workspace).run(run_id)
+    before = read_manifest(folder / "manifest.json") or {}
+    history: dict[str, Any] = {key: before[key] for key in ("created", "parent") if key in before}
     for leftover in (*folder.rglob(f"{UNFINISHED}*"), *folder.rglob(f"*{store.LOCK_SUFFIX}")):
         leftover.unlink()
     full = {
@@ -107,10 +109,11 @@ def publish(workspace: Path, run_id: str, manifest: dict[str, Any]) -> Published
         "run_id": run_id,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         **manifest,
+        **history,
         "versions": package_versions(),
-        "digests": file_digests(folder),
+        "digests": {name: digest_of_file(folder / name) for name in run_files(folder)},
     }
-    write_json(folder / "manifest.json", full)
+    write_sealed(folder / "manifest.json", full)
     run = open_run(workspace, run_id)
     announce(workspace, run)
     return run
@@ -125,27 +128,35 @@ def announce(workspace: Path, run: PublishedRun) -> None:
     if receipts.exists():
         shutil.rmtree(receipts)
     write_catalog(workspace)
-    places = Workspace(workspace)
-    current = read_json(places.current)
-    if current is None or current["run_id"] != run.run_id:
-        write_json(places.current, {"format_version": FORMAT_VERSION, "run_id": run.run_id})
+    current = Workspace(workspace).current
+    pointer = {"format_version": FORMAT_VERSION, "run_id": run.run_id}
+    if read_json(current) != pointer:
+        write_json(current, pointer)
 
 
 def finished_run(workspace: Path, run_id: str) -> PublishedRun | None:
-    """The run if it is finished, else None; raises IncompleteRunError if its files were changed since."""
-    folder = Workspace(workspace).run(run_id)
-    if not (folder / "manifest.json").exists():
+    """The run if it is finished and whole, else None: it is then to be extracted and published, again if it was damaged since.
+
+    Readers may be at it meanwhile: each of its files is replaced as a whole, by one of the same content as the file was published with, and the
+    manifest, which may name another report, last. What does not belong to the run is taken away.
+    """
+    if not (Workspace(workspace).run(run_id) / "manifest.json").exists():
         return None
-    run = open_run(workspace, run_id)
-    if faults := verify_run(run):
-        raise IncompleteRunError(f"{faults[0]} ({len(faults)} faults in all): remove {folder} and run the build again")
-    return run
+    try:
+        run = open_run(workspace, run_id)
+    except DamagedRunError:
+        return None
+    if not verify_run(run):
+        return run
+    for name in set(run_files(run.folder)) - run.manifest["digests"].keys():
+        (run.folder / name).unlink()
+    return None
 
 
 def write_catalog(workspace: Path) -> None:
     """Writes the catalog anew from the manifests of all finished runs and models, so that writers at the same time lose nothing for long."""
     root = Workspace(workspace).root
-    rows = [_run_row(manifest) for path in root.glob("runs/*/manifest.json") if (manifest := read_json(path))]
+    rows = [_run_row(manifest) for path in root.glob("runs/*/manifest.json") if (manifest := read_manifest(path))]
     rows += [
         _model_row(manifest, metrics)
         for path in root.glob("models/*/manifest.json")
@@ -155,8 +166,15 @@ def write_catalog(workspace: Path) -> None:
     blank = dict.fromkeys(CATALOG.names)
     table = pa.Table.from_pylist([{**blank, **row} for row in rows], schema=CATALOG)
     path = Workspace(workspace).catalog
-    if not path.exists() or not pq.read_table(path).equals(table):
+    if not _holds(path, table):
         write_table(path, table)
+
+
+def _holds(path: Path, table: pa.Table) -> bool:
+    try:
+        return bool(pq.read_table(path).equals(table))
+    except (OSError, pa.ArrowInvalid):
+        return False
 
 
 def _run_row(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -181,12 +199,16 @@ def _model_row(manifest: dict[str, Any], metrics: dict[str, Any]) -> dict[str, A
 
 def verify_run(run: PublishedRun) -> list[str]:
     """Reads every file of a run against the manifest's digests; returns a sentence per fault, none if all is well."""
-    faults = []
-    there = file_digests(run.folder)
-    for name, expected in run.manifest["digests"].items():
-        found = there.pop(name, None)
-        if found is None:
-            faults.append(f"{run.folder / name}: missing")
-        elif found != expected:
-            faults.append(f"{run.folder / name}: changed since it was published")
-    return faults + [f"{run.folder / name}: not part of the run" for name in there]
+    return [fault for fault in verify_files(run) if fault is not None]
+
+
+def verify_files(run: PublishedRun) -> Iterator[str | None]:
+    """The fault of each file of a run, None for one that is what the manifest's digest says."""
+    digests: dict[str, str] = run.manifest["digests"]
+    for name, expected in digests.items():
+        path = run.folder / name
+        if not path.is_file():
+            yield f"{path}: missing"
+        else:
+            yield None if digest_of_file(path) == expected else f"{path}: changed since it was published"
+    yield from (f"{run.folder / name}: not part of the run" for name in run_files(run.folder) if name not in digests)

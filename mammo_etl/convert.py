@@ -3,7 +3,6 @@
 A film's work is skipped where its receipts hold: same input files (by content), same settings, same format, output still there and undamaged.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from mammo_etl.roi import Region, region_from_json, region_to_json
 from mammo_etl.roi_check import check_roi
 from mammo_etl.schema import FORMAT_VERSION, from_rows, to_rows
 from mammo_etl.settings import CleaningSettings, PatchSettings, digest
-from mammo_etl.workspace import Workspace, read_json, write_bytes, write_json
+from mammo_etl.workspace import DamagedFileError, Workspace, read_sealed, write_bytes, write_sealed
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +62,7 @@ def convert_film(work: FilmWork, workspace: Path, cleaning: CleaningSettings, pa
         if receipt is None:
             receipt, image, png = _make_image(work, cleaning)
             write_bytes(images / f"{scan.image_id}.png", png)
-            write_json(receipt_path, receipt)
+            write_sealed(receipt_path, receipt)
         if scan.rows < patches.size or scan.columns < patches.size:
             raise SourceFileError(
                 Reason.TOO_SMALL,
@@ -101,11 +100,7 @@ def convert_film(work: FilmWork, workspace: Path, cleaning: CleaningSettings, pa
         settings=patches,
     )
     rows = to_rows(candidates, Candidate)
-    write_json(
-        candidates_path,
-        {"format_version": FORMAT_VERSION, "basis": basis, "rows": rows, "digest": digest(rows)},
-        indent=None,
-    )
+    write_sealed(candidates_path, {"format_version": FORMAT_VERSION, "basis": basis, "rows": rows}, indent=None)
     return FilmResult(
         scan, image_skipped, False, len(candidates), rejects, findings, receipt["png"], tuple(receipt["box"])
     )
@@ -127,21 +122,29 @@ def rejection(error: SourceFileError, scan: Scan, finding: Finding | None = None
 def read_candidates(
     workspace: Path, cleaning: CleaningSettings, patches: PatchSettings, image_id: str
 ) -> list[Candidate]:
-    """The candidates that `convert_film` found; raises FileNotFoundError if it did not."""
+    """The candidates that `convert_film` found; raises DamagedFileError if they are not there."""
     path = Workspace(workspace).candidates(digest(cleaning, patches)) / f"{image_id}.json"
-    return from_rows(json.loads(path.read_text(encoding="utf-8"))["rows"], Candidate)
+    return from_rows(_known(path)["rows"], Candidate)
 
 
 def read_receipt(workspace: Path, cleaning: CleaningSettings, image_id: str) -> dict[str, Any]:
-    """The receipt of a cleaned film; raises FileNotFoundError if there is none."""
-    path = Workspace(workspace).images(digest(cleaning)) / f"{image_id}.json"
-    receipt: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return receipt
+    """The receipt of a cleaned film; raises DamagedFileError if there is none."""
+    return _known(Workspace(workspace).images(digest(cleaning)) / f"{image_id}.json")
 
 
-def _input_files(work: FilmWork) -> list[str]:
-    masks = [finding for finding in work.findings if finding.roi_kind is RoiKind.MASK]
-    return [work.scan.path, *(path for mask in masks for path in (mask.roi_path, mask.crop_path) if path)]
+def _known(path: Path) -> dict[str, Any]:
+    known = read_sealed(path)
+    if known is None:
+        raise DamagedFileError(f"{path}: missing, or changed after it was written; run the build again")
+    return known
+
+
+def input_files(scan: Scan, findings: Sequence[Finding]) -> list[str]:
+    """The files that a film's receipt lists, in its order: the film, then masks and cut-outs; `findings` are the film's own, by finding_id.
+
+    Those of a mask that cannot be used are among them: a change may mend it.
+    """
+    return [scan.path, *(path for finding in findings for path in (finding.roi_path, finding.crop_path) if path)]
 
 
 def _meaning(work: FilmWork) -> str:
@@ -153,10 +156,10 @@ def _meaning(work: FilmWork) -> str:
 
 def _valid_image(path: Path, work: FilmWork) -> dict[str, Any] | None:
     """The receipt of the cleaned film if it still holds, else None."""
-    receipt = read_json(path)
+    receipt = read_sealed(path)
     if receipt is None or receipt["format_version"] != FORMAT_VERSION or receipt["meaning"] != _meaning(work):
         return None
-    files = _input_files(work)
+    files = input_files(work.scan, work.findings)
     if len(files) != len(receipt["files"]):
         return None
     for url, known in zip(files, receipt["files"], strict=True):
@@ -169,8 +172,7 @@ def _valid_image(path: Path, work: FilmWork) -> dict[str, Any] | None:
     image = path.with_suffix(".png")
     if not image.exists() or digest_of(image.read_bytes()) != receipt["png"]:
         return None
-    checked: dict[str, Any] = receipt
-    return checked
+    return receipt
 
 
 def _fingerprint(url: str) -> str:
@@ -189,7 +191,7 @@ def _make_image(work: FilmWork, settings: CleaningSettings) -> tuple[dict[str, A
     scan = work.scan
     stamp, content = stamp_of(scan.path), read_bytes(scan.path)
     files = [{"stamp": stamp, "xxh3": fingerprint_of(content)}]
-    files += [{"stamp": stamp_of(url), "xxh3": _fingerprint(url)} for url in _input_files(work)[1:]]
+    files += [{"stamp": stamp_of(url), "xxh3": _fingerprint(url)} for url in input_files(scan, work.findings)[1:]]
     film = decode_film(content, scan.rows, scan.columns)
     clean = clean_film(film, scan.bits, scan.scanner, scan.institution, settings)
     breast, box = clean.breast, clean.breast.box
@@ -243,11 +245,11 @@ def _with_evidence(finding: Finding, evidence: dict[str, Any]) -> Finding:
 
 
 def _valid_candidates(path: Path, basis: str) -> list[Any] | None:
-    known = read_json(path)
+    known = read_sealed(path)
     if known is None or known["format_version"] != FORMAT_VERSION or known["basis"] != basis:
         return None
     rows: list[Any] = known["rows"]
-    return rows if known["digest"] == digest(rows) else None
+    return rows
 
 
 def _boxes_to_avoid(work: FilmWork, receipt: dict[str, Any]) -> tuple[tuple[Box, ...], bool]:

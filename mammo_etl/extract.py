@@ -14,11 +14,7 @@ from mammo_etl.files import digest_of
 from mammo_etl.png import decode_png
 from mammo_etl.schema import FORMAT_VERSION
 from mammo_etl.settings import digest
-from mammo_etl.workspace import read_json, write_json
-
-
-class DamagedImageError(Exception):
-    """A cleaned film that is missing or not what its receipt says: the convert step has to be run again."""
+from mammo_etl.workspace import DamagedFileError, read_sealed, write_sealed
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +58,7 @@ def receipt_path(run: Path, shard: int) -> Path:
 def extract_shard(work: ShardWork, run: Path, images: Path) -> ShardResult:
     """Writes one shard of `run`/patches.zarr from the PNGs in `images`, unless its receipt holds.
 
-    Raises DamagedImageError if a PNG is missing or damaged, or not of the array's depth.
+    Raises DamagedFileError if a PNG is missing or damaged, or not of the array's depth.
     """
     array, path = run / "patches.zarr", receipt_path(run, work.shard)
     basis = digest(work.patches[["image_id", "y", "x", "size"]].to_dict("list"), work.images)
@@ -72,7 +68,7 @@ def extract_shard(work: ShardWork, run: Path, images: Path) -> ShardResult:
     block = np.zeros((len(work.patches), size, size), store.open_patches(array).dtype.numpy_dtype)
     for image_id, rows in work.patches.reset_index(drop=True).groupby("image_id", sort=False):
         expected, box = work.images[str(image_id)]
-        image = _read_image(images / f"{image_id}.png", expected, block.dtype)
+        image = read_image(images / f"{image_id}.png", expected, block.dtype)
         for index, y, x in zip(rows.index, rows["y"], rows["x"], strict=True):
             block[index] = cut(image, box, y, x, size)
     store.write_shard(array, range(work.start, work.start + len(block)), block)
@@ -87,29 +83,29 @@ def extract_shard(work: ShardWork, run: Path, images: Path) -> ShardResult:
         "mean": [float(mean[0, 0]) for mean, _ in moments],
         "std": [float(std[0, 0]) for _, std in moments],
     }
-    write_json(path, receipt)
+    write_sealed(path, receipt)
     return ShardResult(work.shard, False, len(block))
 
 
 def valid_receipt(run: Path, shard: int, basis: str | None = None) -> dict[str, Any] | None:
     """Receipt of a shard if it holds: for that `basis` (any, if None), and the shard's file is what was written."""
-    receipt = read_json(receipt_path(run, shard))
+    receipt = read_sealed(receipt_path(run, shard))
     if receipt is None or receipt["format_version"] != FORMAT_VERSION or basis not in (None, receipt["basis"]):
         return None
     file = store.shard_path(run / "patches.zarr", shard)
     if not file.exists() or digest_of(file.read_bytes()) != receipt["sha256"]:
         return None
-    checked: dict[str, Any] = receipt
-    return checked
+    return receipt
 
 
-def _read_image(path: Path, expected: str, dtype: np.dtype[Any]) -> Pixels:
+def read_image(path: Path, expected: str, dtype: np.dtype[Any]) -> Pixels:
+    """A cleaned film; raises DamagedFileError if it is not there, or not of the SHA-256 `expected` and the depth `dtype`."""
     if not path.exists():
-        raise DamagedImageError(f"{path}: the cleaned film is gone; run the build again")
+        raise DamagedFileError(f"{path}: the cleaned film is gone; run the build again")
     content = path.read_bytes()
     if digest_of(content) != expected:
-        raise DamagedImageError(f"{path}: the cleaned film was changed after it was written; run the build again")
+        raise DamagedFileError(f"{path}: the cleaned film was changed after it was written; run the build again")
     image = decode_png(content)
     if image.dtype != dtype:
-        raise DamagedImageError(f"{path}: the cleaned film is {image.dtype}, the patches are to be {dtype}")
+        raise DamagedFileError(f"{path}: the cleaned film is {image.dtype}, the patches are to be {dtype}")
     return image

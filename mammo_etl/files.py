@@ -159,6 +159,12 @@ def digest_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def digest_of_file(path: Path) -> str:
+    """SHA-256 of a local file of any size, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def stamp_of(url: str) -> list[int] | None:
     """Size and modification time (nanoseconds) of a local file; None where there is no telling, as in an archive."""
     if "://" in url:

@@ -8,11 +8,15 @@ import pandas as pd
 
 from mammo_etl import store
 from mammo_etl.schema import FORMAT_VERSION
-from mammo_etl.workspace import Workspace, read_json
+from mammo_etl.workspace import Workspace, read_json, read_sealed
 
 
 class ReaderError(Exception):
     """No published run that this version can read, in one sentence."""
+
+
+class DamagedRunError(ReaderError):
+    """A run whose manifest, or the pointer to it, is not what was written."""
 
 
 @dataclass(frozen=True)
@@ -35,20 +39,39 @@ class PublishedRun:
 def open_run(workspace: Path, run_id: str | None = None) -> PublishedRun:
     """The run that `current.json` names, or the one asked for.
 
-    Raises ReaderError if there is none, or if it is of a newer format.
+    Raises ReaderError if there is none, or if it is of a newer format, and DamagedRunError if it is damaged.
     """
-    places = Workspace(workspace)
+    run_id = run_id or published_id(workspace)
     if run_id is None:
-        current = read_json(places.current)
-        if current is None:
-            raise ReaderError(f"{workspace}: no published run here; make one with `mammo build`")
-        run_id = str(current["run_id"])
-    folder = places.run(run_id)
-    manifest = read_json(folder / "manifest.json")
-    if manifest is None:
+        raise ReaderError(f"{workspace}: no published run here; make one with `mammo build`")
+    folder = Workspace(workspace).run(run_id)
+    path = folder / "manifest.json"
+    if not path.exists():
         raise ReaderError(f"{workspace}: no published run {run_id}")
+    manifest = read_manifest(path)
+    if manifest is None:
+        raise DamagedRunError(f"{path}: changed since it was published; run the build again, which mends it")
     if manifest["format_version"] > FORMAT_VERSION:
         raise ReaderError(
             f"{folder}: format version {manifest['format_version']} is newer than {FORMAT_VERSION}, the newest known here"
         )
     return PublishedRun(run_id, folder, manifest)
+
+
+def published_id(workspace: Path) -> str | None:
+    """The run that `current.json` names; None if nothing was published. Raises DamagedRunError if the file is damaged."""
+    path = Workspace(workspace).current
+    if not path.exists():
+        return None
+    current = read_json(path)
+    if not isinstance(current, dict) or "run_id" not in current:
+        raise DamagedRunError(f"{path}: expected the name of the published run; run the build again, which mends it")
+    return str(current["run_id"])
+
+
+def read_manifest(path: Path) -> dict[str, Any] | None:
+    """A run's manifest; None if there is none, or if it has changed since it was written. Earlier versions did not seal theirs."""
+    manifest = read_json(path)
+    if not isinstance(manifest, dict) or "format_version" not in manifest:
+        return None
+    return read_sealed(path) if "seal" in manifest else manifest

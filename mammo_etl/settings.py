@@ -175,13 +175,13 @@ class BuildSettings(Settings):
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def digest(*parts: Any) -> str:
-    """Sixteen hexadecimal digits that name settings or other JSON-able values, and this format's version."""
+def digest(*parts: Any, version: int = FORMAT_VERSION) -> str:
+    """Sixteen hexadecimal digits that name settings or other JSON-able values, and a format's version."""
 
     def plain(part: Any) -> Any:
         return part.model_dump(mode="json") if isinstance(part, BaseModel) else part
 
-    text = json.dumps([FORMAT_VERSION, *map(plain, parts)], sort_keys=True, separators=(",", ":"))
+    text = json.dumps([version, *map(plain, parts)], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

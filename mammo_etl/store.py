@@ -4,6 +4,8 @@ Zarr v3, (N, size, size) uint8 or uint16 as the cleaned films are, one patch per
 Zarr reader opens it; TensorStore moves the pixels, some thirty times faster for random patches.
 """
 
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,11 @@ import tensorstore as ts
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
+from zarr.core.buffer import Buffer
+from zarr.storage import MemoryStore
 
 from mammo_etl.settings import StoreSettings
+from mammo_etl.workspace import write_bytes
 
 LOCK_SUFFIX = ".__lock"
 """What TensorStore appends to a file's name while it writes it; one that is left was being written when its process was killed."""
@@ -30,27 +35,22 @@ def shard_path(array: Path, shard: int) -> Path:
 
 
 def create_patches(path: Path, rows: int, size: int, settings: StoreSettings, bits: int = 8) -> None:
-    """Makes the empty array of `rows` patches of 8 or 16 `bits` a pixel; one that is there already is kept.
-
-    Raises ValueError if the one there has another shape or depth.
-    """
-    shape, dtype = (rows, size, size), np.dtype(f"uint{bits}")
-    if (path / "zarr.json").exists():
-        there = zarr.open_array(path, mode="r")
-        if (there.shape, there.dtype) != (shape, dtype):
-            raise ValueError(f"{path}: holds {there.shape} {there.dtype}, not {shape} {dtype}")
-        return
+    """Makes the empty array of `rows` patches of 8 or 16 `bits` a pixel; shards that are there already are kept, and damaged metadata mended."""
+    files: dict[str, Buffer] = {}
     zarr.create_array(
-        path,
-        shape=shape,
+        MemoryStore(files),
+        shape=(rows, size, size),
         chunks=(1, size, size),
         # A shard longer than the array would waste an index of empty entries.
         shards=(min(settings.shard_rows, rows), size, size),
-        dtype=dtype,
+        dtype=f"uint{bits}",
         compressors=ZstdCodec(level=settings.zstd_level),
         fill_value=0,
         dimension_names=("row", "y", "x"),
     )
+    metadata, place = files["zarr.json"].to_bytes(), path / "zarr.json"
+    if not place.exists() or place.read_bytes() != metadata:
+        write_bytes(place, metadata)
 
 
 def open_patches(path: Path, *, write: bool = False) -> Any:
@@ -74,7 +74,8 @@ def write_shard(path: Path, rows: range, patches: NDArray[np.uint8] | NDArray[np
     """Writes one whole shard; TensorStore puts it in place by renaming a finished file.
 
     `patches` is (len(rows), size, size), of the array's dtype. Raises ValueError if it is of another, which would be converted in silence, or
-    unless the rows are exactly one shard: two writers of one shard would lose each other's rows.
+    unless the rows are exactly one shard: two writers of one shard would lose each other's rows. Raises OSError naming the shard if it cannot
+    be written, as on a full disk.
     """
     array = open_patches(path, write=True)
     shard_rows = array.chunk_layout.write_chunk.shape[0]
@@ -83,4 +84,12 @@ def write_shard(path: Path, rows: range, patches: NDArray[np.uint8] | NDArray[np
     if patches.dtype != array.dtype.numpy_dtype:
         raise ValueError(f"patches are {patches.dtype}, {path} holds {array.dtype.name}")
     # Not copied, as nobody changes them before it is done.
-    array[rows.start : rows.stop].write(patches, can_reference_source_data_indefinitely=True).result()
+    try:
+        array[rows.start : rows.stop].write(patches, can_reference_source_data_indefinitely=True).result()
+    except ValueError as error:
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        if code is None:
+            raise
+        raise OSError(
+            int(code[1]), os.strerror(int(code[1])), str(shard_path(path, rows.start // shard_rows))
+        ) from error

@@ -8,8 +8,10 @@ WORKSPACE/
   catalog.parquet                                one row per run and per model
   rejects.parquet                                what the latest build left out, also where it failed for it
   current.json                                   the published run
+  lock                                           who builds or clears up here at the moment
 """
 
+import hashlib
 import json
 import os
 import tempfile
@@ -42,6 +44,16 @@ class Workspace:
         return self.root / "current.json"
 
     @property
+    def lock(self) -> Path:
+        """File whose lock the one writer of the workspace holds."""
+        return self.root / "lock"
+
+    @property
+    def runs(self) -> Path:
+        """Folder of dataset runs."""
+        return self.root / "runs"
+
+    @property
     def models(self) -> Path:
         """Folder of model runs."""
         return self.root / "models"
@@ -56,7 +68,11 @@ class Workspace:
 
     def run(self, run_id: str) -> Path:
         """Folder of a dataset run."""
-        return self.root / "runs" / run_id
+        return self.runs / run_id
+
+
+class DamagedFileError(Exception):
+    """A file of the workspace that is missing or not what was written: the next build makes it again."""
 
 
 UNFINISHED = ".unfinished-"
@@ -65,17 +81,24 @@ UNFINISHED = ".unfinished-"
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, of the same suffix, that takes its place when the block ends, and vanishes if the block raises."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED, suffix=f"-{path.name}")
-    os.close(handle)
-    temporary = Path(name)
+    """A temporary path beside `path`, of the same suffix, that takes its place when the block ends, and vanishes if the block raises.
+
+    An OSError, as of a full disk, names `path`.
+    """
     try:
-        yield temporary
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED, suffix=f"-{path.name}")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -93,8 +116,27 @@ def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
 
 
 def read_json(path: Path) -> Any | None:
-    """JSON of a file; None if there is no such file or it is not JSON (so that a damaged receipt is simply not valid)."""
+    """JSON of a file; None if there is no such file or it is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
         return None
+
+
+def write_sealed(path: Path, content: dict[str, Any], indent: int | None = 2) -> None:
+    """Writes a JSON object with a digest of itself under `seal`, whole or not at all; see `write_json`."""
+    write_json(path, {**content, "seal": _seal(content)}, indent)
+
+
+def read_sealed(path: Path) -> dict[str, Any] | None:
+    """What `write_sealed` wrote; None if there is no such file, or it has changed since."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        return None
+    content = {key: item for key, item in value.items() if key != "seal"}
+    return content if value.get("seal") == _seal(content) else None
+
+
+def _seal(content: dict[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

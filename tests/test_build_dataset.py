@@ -1,7 +1,9 @@
 """The whole build on real files of each format: the contract on disk, and what a second build finds."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import cv2
 import numpy as np
@@ -210,13 +212,52 @@ def test_a_build_goes_on_where_another_was_stopped(
     assert catalog.verify_run(open_run(tmp_path)) == []
 
 
-def test_a_run_that_was_damaged_after_publishing_is_not_called_finished(
-    phantoms: Path, workspace: Path, tmp_path: Path, cluster: ClusterSettings
+def content_of(folder: Path) -> dict[str, bytes]:
+    """A run's files but those that tell of times."""
+    return {name: data for name, data in files_of(folder).items() if name not in ("manifest.json", "report.html")}
+
+
+@pytest.mark.parametrize("damage", ["files", "manifest.json"])
+def test_the_next_build_mends_a_run_that_was_damaged_after_publishing(
+    phantoms: Path, workspace: Path, tmp_path: Path, cluster: ClusterSettings, damage: str
 ) -> None:
+    """Readers that need nothing of what is damaged can work meanwhile."""
     shutil.copytree(workspace, tmp_path / "ws")
-    (open_run(workspace := tmp_path / "ws").folder / "patches.parquet").unlink()
-    with pytest.raises(catalog.IncompleteRunError, match=r"patches.parquet: missing \(1 faults in all\)"):
-        build(phantoms, workspace, cluster)
+    run = open_run(workspace := tmp_path / "ws")
+    before = content_of(run.folder)
+    scans = run.folder / "scans.parquet"
+    if damage == "files":
+        (run.folder / "patches.parquet").unlink()
+        (run.folder / "patches.zarr" / "zarr.json").write_bytes(b'{"shape": [')
+        shard = run.folder / "patches.zarr" / "c" / "1" / "0" / "0"
+        shard.write_bytes(shard.read_bytes()[:-9] + b"corrupted")
+        (run.folder / "extra").write_text("x")
+        (workspace / "current.json").write_text('{"run_id"')
+        (workspace / "catalog.parquet").write_bytes(b"PAR1" + bytes(100))
+    else:
+        manifest = (run.folder / damage).read_text()
+        (run.folder / damage).write_text(manifest.replace('"stride": 32', '"stride": 33'))
+        with pytest.raises(ReaderError, match=r"manifest\.json: changed since it was published; run the build again"):
+            open_run(workspace)
+    ended = Event()
+    seen: set[bytes] = set()
+
+    def read() -> None:
+        while not ended.is_set():
+            seen.add(scans.read_bytes())
+
+    with ThreadPoolExecutor(1) as reader:
+        reading = reader.submit(read)
+        assert build(phantoms, workspace, cluster).new
+        ended.set()
+        reading.result()
+    assert seen == {before["scans.parquet"]}
+    mended = open_run(workspace)
+    assert catalog.verify_run(mended) == []
+    assert content_of(mended.folder) == before
+    assert (mended.run_id, mended.manifest["parent"]) == (run.run_id, None)
+    assert pq.read_table(workspace / "catalog.parquet").num_rows == 1
+    assert not build(phantoms, workspace, cluster).new
 
 
 def test_verify_names_what_was_changed_after_publishing(workspace: Path, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_other_patch_settings_reuse_the_cleaned_film(cbis: list[FilmWork], tmp_p
     assert convert_film(cbis[0], tmp_path, CLEANING, PATCHES).candidates_skipped
 
 
-@pytest.mark.parametrize("damage", ["png", "receipt", "candidates", "gone"])
+@pytest.mark.parametrize("damage", ["png", "receipt", "digit", "key", "list", "candidates", "gone"])
 def test_a_damaged_output_is_made_again(cbis: list[FilmWork], tmp_path: Path, damage: str) -> None:
     name = cbis[0].scan.image_id
     first = convert_film(cbis[0], tmp_path, CLEANING, PATCHES)
@@ -112,6 +112,14 @@ def test_a_damaged_output_is_made_again(cbis: list[FilmWork], tmp_path: Path, da
         png.write_bytes(content[:-100] + bytes(100))
     elif damage == "receipt":
         png.with_suffix(".json").write_text("{")
+    elif damage == "digit":
+        receipt = png.with_suffix(".json").read_text()
+        png.with_suffix(".json").write_text(receipt.replace('"area_share": 0.', '"area_share": 0.1'))
+    elif damage == "key":
+        receipt = png.with_suffix(".json").read_text()
+        png.with_suffix(".json").write_text(receipt.replace('"meaning"', '"meanint"'))
+    elif damage == "list":
+        png.with_suffix(".json").write_text("[]")
     elif damage == "candidates":
         candidates.write_bytes(known.replace(b'"y": ', b'"y": 1'))
     else:

@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 
 from mammo_etl import store
-from mammo_etl.extract import DamagedImageError, ShardWork, extract_shard, valid_receipt
+from mammo_etl.extract import ShardWork, extract_shard, valid_receipt
 from mammo_etl.files import digest_of
 from mammo_etl.plan import PlanError, check_memory
 from mammo_etl.png import decode_png
 from mammo_etl.settings import StoreSettings
+from mammo_etl.workspace import DamagedFileError
 
 SIZE = 33
 BOX = (40, 30, 120, 90)
@@ -61,7 +62,7 @@ def test_patches_are_the_films_pixels_in_their_depth(tmp_path: Path, bits: int) 
 def test_a_film_of_another_depth_than_the_array_is_refused(tmp_path: Path) -> None:
     work, _ = shard_of(tmp_path, 16)
     store.create_patches(tmp_path / "run" / "patches.zarr", 12, SIZE, StoreSettings(), 8)
-    with pytest.raises(DamagedImageError, match=r"a.png: the cleaned film is uint16, the patches are to be uint8"):
+    with pytest.raises(DamagedFileError, match=r"a.png: the cleaned film is uint16, the patches are to be uint8"):
         extract_shard(work, tmp_path / "run", tmp_path)
 
 
@@ -69,10 +70,10 @@ def test_a_film_that_is_gone_or_changed_is_refused(tmp_path: Path) -> None:
     work, _ = shard_of(tmp_path, 8)
     store.create_patches(tmp_path / "run" / "patches.zarr", 12, SIZE, StoreSettings())
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes())
-    with pytest.raises(DamagedImageError, match=r"b.png: the cleaned film was changed"):
+    with pytest.raises(DamagedFileError, match=r"b.png: the cleaned film was changed"):
         extract_shard(work, tmp_path / "run", tmp_path)
     (tmp_path / "b.png").unlink()
-    with pytest.raises(DamagedImageError, match=r"b.png: the cleaned film is gone"):
+    with pytest.raises(DamagedFileError, match=r"b.png: the cleaned film is gone"):
         extract_shard(work, tmp_path / "run", tmp_path)
 
 

@@ -50,12 +50,15 @@ def test_a_shard_of_black_patches_has_a_file(path: Path) -> None:
     assert store.shard_path(path, 0).is_file()
 
 
-def test_an_array_of_another_shape_is_not_taken_over(path: Path) -> None:
+@pytest.mark.parametrize("damage", [b"", b'{"shape": [23, 16'])
+def test_damaged_metadata_is_mended_and_shards_are_kept(path: Path, damage: bytes) -> None:
+    for rows in store.shard_ranges(23, 10):
+        store.write_shard(path, rows, PATCHES[rows.start : rows.stop])
+    before = (path / "zarr.json").read_bytes()
+    (path / "zarr.json").write_bytes(damage)
     store.create_patches(path, 23, 16, StoreSettings(shard_rows=10))
-    with pytest.raises(ValueError, match="holds"):
-        store.create_patches(path, 24, 16, StoreSettings(shard_rows=10))
-    with pytest.raises(ValueError, match=r"holds \(23, 16, 16\) uint8, not \(23, 16, 16\) uint16"):
-        store.create_patches(path, 23, 16, StoreSettings(shard_rows=10), bits=16)
+    assert (path / "zarr.json").read_bytes() == before
+    assert np.array_equal(store.open_patches(path).read().result(), PATCHES)
 
 
 def test_patches_of_16_bits_and_none_of_another_depth(tmp_path: Path) -> None:

@@ -1,0 +1,111 @@
+"""Looking after a workspace: verifying a run, and removing what nothing needs. Plain functions with a bar, without Prefect or a cluster."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+
+from flows.progress import Stages
+from mammo_etl.catalog import verify_files
+from mammo_etl.garbage import Garbage, Kind, find_garbage, remove
+from mammo_etl.lock import locked
+from mammo_etl.reader import DamagedRunError, ReaderError, open_run
+from mammo_etl.verify import Verification, verify_films
+
+
+class GarbageGroup(BaseModel):
+    """What is not needed for one reason."""
+
+    kind: Kind
+    items: int
+    """Files, or folders of runs."""
+    bytes: int
+
+
+class GarbageSummary(BaseModel):
+    """What a gc found, and whether it is gone."""
+
+    deleted: bool
+    groups: list[GarbageGroup]
+
+
+def verify(workspace: Path, run_id: str | None, deep: bool) -> Verification:
+    """Re-reads a run (the published one, if none is named) against its digests; `deep`: also against its films and their sources.
+
+    Raises ReaderError if there is no such run.
+    """
+    try:
+        run = open_run(workspace, run_id)
+    except DamagedRunError as error:
+        return Verification(run_id=run_id or "", files=0, films=0, faults=[str(error)])
+    stages = Stages()
+    faults: list[str] = []
+    with stages.stage("files", "files", len(run.manifest["digests"])) as files:
+        for fault in verify_files(run):
+            faults += [fault] if fault else []
+            files.advance()
+    if not deep:
+        return Verification(run_id=run.run_id, files=files.done, films=0, faults=faults)
+    if faults:
+        faults.append(f"{run.folder}: damaged, so that its films were not compared; the next build mends it")
+        return Verification(run_id=run.run_id, files=files.done, films=0, faults=faults)
+    with stages.stage("films", "films", run.manifest["counts"]["scans"]) as films:
+        for found in verify_films(workspace, run):
+            faults += found
+            films.advance()
+    return Verification(run_id=run.run_id, files=files.done, films=films.done, faults=faults)
+
+
+def clear_up(workspace: Path, keep: int | None, delete: bool) -> GarbageSummary:
+    """What no kept run or model needs, removed if `delete` says so.
+
+    Raises ReaderError if there is no workspace, or it cannot be told, and WorkspaceInUseError while a build is at work in the workspace.
+    """
+    if not workspace.is_dir():
+        raise ReaderError(f"{workspace}: no such folder")
+    with locked(workspace, "mammo gc"), Stages().stage("gc", "items") as stage:
+
+        def counted(garbage: Iterator[Garbage]) -> Iterator[Garbage]:
+            for item in garbage:
+                stage.advance()
+                yield item
+
+        found = find_garbage(workspace, keep)
+        groups = _grouped(counted(remove(workspace, found) if delete else found))
+    return GarbageSummary(deleted=delete, groups=groups)
+
+
+def _grouped(garbage: Iterator[Garbage]) -> list[GarbageGroup]:
+    items: Counter[Kind] = Counter()
+    sizes: Counter[Kind] = Counter()
+    for item in garbage:
+        items[item.kind] += 1
+        sizes[item.kind] += item.size
+    return [GarbageGroup(kind=kind, items=items[kind], bytes=sizes[kind]) for kind in Kind if items[kind]]
+
+
+def show_verification(found: Verification, console: Console) -> None:
+    """Prints a sentence per fault, or that there is none."""
+    for fault in found.faults:
+        console.print(fault, style="red", soft_wrap=True, markup=False, highlight=False)
+    films = f" and {found.films:,} films" if found.films else ""
+    verdict = f"{len(found.faults):,} faults" if found.faults else "as published"
+    console.print(f"{found.run_id}: {found.files:,} files{films} read: {verdict}", soft_wrap=True, highlight=False)
+
+
+def show_garbage(summary: GarbageSummary, console: Console) -> None:
+    """Prints a row per group, and what to do about it."""
+    if not summary.groups:
+        console.print("Nothing to remove: kept runs and models need all that is here.")
+        return
+    table = Table("removed" if summary.deleted else "not needed", "items", "MB")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for group in summary.groups:
+        table.add_row(group.kind.value, f"{group.items:,}", f"{group.bytes / 1e6:,.1f}")
+    console.print(table)
+    if not summary.deleted:
+        console.print("Nothing was removed: --delete does that.")
