@@ -77,7 +77,7 @@ class RunError(Exception):
     """A build or training that cannot be done, in one sentence."""
 
 
-RUN_FAILURES = (InventoryError, PlanError, SourceFileError, RunError)
+RUN_FAILURES = (InventoryError, PlanError, SourceFileError, RunError, ConnectionError)
 """What can end a run through no fault of the program: told in one sentence, exit code 1."""
 
 

@@ -9,7 +9,7 @@ import pytest
 from distributed import Client, Scheduler, SchedulerPlugin
 
 from flows.clusters import ClusterSettings, open_client
-from flows.fan_out import WorkerDied, fan_out
+from flows.fan_out import GivenUp, fan_out
 
 
 def double(number: int) -> int:
@@ -124,10 +124,10 @@ def test_an_item_that_kills_its_worker_is_given_up_and_the_rest_goes_on(tmp_path
     with open_client(ClusterSettings(workers=workers)) as client:
         work = [(str(number), (number, str(log))) for number in range(8)]
         results = dict(fan_out(client, die_at_three, work))
-    assert isinstance(results["3"], WorkerDied)
+    assert isinstance(results["3"], GivenUp)
     assert "3 killed its worker" in results["3"].message
     # Those that waited on the dying worker are innocent, however many there were.
-    assert {name for name, result in results.items() if not isinstance(result, WorkerDied)} == set("0124567")
+    assert {name for name, result in results.items() if not isinstance(result, GivenUp)} == set("0124567")
     assert log.read_text().split().count("3") >= 3
 
 
