@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from queue import Empty, SimpleQueue
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from dask.typing import Key
 from distributed import CancelledError, Client, Future, KilledWorker, Scheduler
@@ -22,6 +22,10 @@ Element = TypeVar("Element")
 
 _PAUSES = (1.0, 4.0, 16.0)
 """Seconds before each further try of an item that met a passing fault."""
+
+_COLLECTING_SECONDS = 0.02
+"""How long ended items are collected, so that quick ones share the messages by which they are fetched and replaced. A window is more work than
+that."""
 
 _RESTART_SECONDS = 30.0
 """What a worker is given to come back."""
@@ -116,17 +120,15 @@ def _window(
             tries = [rested for due, rested in resting if due <= now]
             resting = [(due, waiting) for due, waiting in resting if due > now]
             tries += islice(source, max(0, room - len(running) - len(resting) - len(tries)))
-            for future, one in _submitted(client, function, group, tries):
-                running[future] = one
-                future.add_done_callback(ended.put)
+            running |= _submitted(client, function, group, tries, ended)
             if not running and not resting:
                 return
             wake = min([look, *(due for due, _ in resting)])
             over = [future for future in _drained(ended, wake - now) if future in running]
             results = _results(client, over)
+            _in_loop(client, over, lambda future: future.release())
             for future, result in zip(over, results, strict=True):
                 one = running.pop(future)
-                future.release()
                 if isinstance(result, _Passing) and one.number < len(_PAUSES):
                     resting.append((time.monotonic() + _PAUSES[one.number], one.again()))
                 else:
@@ -142,14 +144,30 @@ def _window(
 
 
 def _submitted(
-    client: Client, function: Callable[[Item], Result], group: str, tries: Sequence[_Try[Item]]
-) -> Iterable[tuple[Future[Result | _Passing], _Try[Item]]]:
-    """Futures of items, by one message to the scheduler: one for each would take most of the time of quick items."""
+    client: Client,
+    function: Callable[[Item], Result],
+    group: str,
+    tries: Sequence[_Try[Item]],
+    ended: SimpleQueue[Future[Result | _Passing]],
+) -> dict[Future[Result | _Passing], _Try[Item]]:
+    """Futures of items, each put into the queue when it has ended, by one message to the scheduler for all of them."""
     if not tries:
-        return []
+        return {}
     keys = [(group, one.name, one.number) for one in tries]
     futures = client.map(partial(_attempt, function), [one.item for one in tries], key=keys, pure=False, retries=0)
-    return zip(futures, tries, strict=True)
+    _in_loop(client, futures, lambda future: future.add_done_callback(ended.put))
+    return dict(zip(futures, tries, strict=True))
+
+
+def _in_loop(client: Client, futures: Sequence[Future[Any]], action: Callable[[Future[Any]], None]) -> None:
+    """Does something to each future in the client's thread: from here, each would have to wake it."""
+
+    def act() -> None:
+        for future in futures:
+            action(future)
+
+    assert client.loop is not None
+    client.loop.add_callback(act)
 
 
 def _attempt(function: Callable[[Item], Result], item: Item) -> Result | _Passing:
@@ -163,11 +181,12 @@ def _attempt(function: Callable[[Item], Result], item: Item) -> Result | _Passin
 
 
 def _drained(queue: SimpleQueue[Element], seconds: float) -> list[Element]:
-    """All elements of a queue; waits for the first, no longer than that."""
+    """All elements of a queue; waits for the first, no longer than that, and a moment for others."""
     try:
         elements = [queue.get(timeout=max(0.0, seconds))]
     except Empty:
         return []
+    time.sleep(_COLLECTING_SECONDS)
     while not queue.empty():
         elements.append(queue.get())
     return elements

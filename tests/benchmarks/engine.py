@@ -1,10 +1,10 @@
 """What the engine costs: time per item beside plain `client.map` and `client.gather`, and memory and speed of long steps.
 
-    python tests/benchmarks/engine.py [--items 100000] [--pairs 7] [--batch 2000] [--workers 2]
+    python tests/benchmarks/engine.py [--items 10000] [--pairs 7] [--batch 1000] [--workers 2]
 
 Items do next to nothing, so that all the time is the engine's and Dask's. The overhead is of runs that take turns on one cluster, the plain
-one with all its futures held at once. Then a step of a hundredth of the items and one of all of them, each in a process of its own: memory is
-the peak of the resident set of the process that runs flow and scheduler, and beyond what it had before the step.
+one with all its futures held at once. Then a step of 1,000 items, one of all of them, and one of 1,000 again, each in a process of its own:
+memory is the peak of the resident set of the process that runs flow and scheduler, and what of it came with the step.
 """
 
 import argparse
@@ -17,6 +17,9 @@ from pathlib import Path
 from statistics import median
 
 import psutil
+
+SHORT = 1000
+"""Items of a short step."""
 
 
 def tiny(number: int) -> int:
@@ -98,9 +101,9 @@ def measured(items: int, workers: int) -> tuple[float, int, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--items", type=int, default=100_000)
+    parser.add_argument("--items", type=int, default=10_000, help="of the long step; 100000 take some minutes")
     parser.add_argument("--pairs", type=int, default=7, help="at least 5")
-    parser.add_argument("--batch", type=int, default=2000, help="items of each run that is compared with plain Dask")
+    parser.add_argument("--batch", type=int, default=1000, help="items of each run that is compared with plain Dask")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--step", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -109,15 +112,16 @@ def main() -> None:
         return
     compare(arguments.batch, arguments.pairs, arguments.workers)
     print("| items | s | items/s | peak MB | MB more than before |\n|---|---|---|---|---|")
-    rates, peaks = [], []
-    for items in (max(1000, arguments.items // 100), arguments.items):
+    steps = []
+    for items in (SHORT, arguments.items, SHORT):
         seconds, most, grown = measured(items, arguments.workers)
-        rates.append(items / seconds)
-        peaks.append(most)
+        steps.append((items / seconds, most))
         print(
             f"| {items:,} | {seconds:.1f} | {items / seconds:.0f} | {most / 1e6:.0f} | {grown / 1e6:.0f} |", flush=True
         )
-    print(f"\nspeed {rates[1] / rates[0]:.2f} of the short step's; {(peaks[1] - peaks[0]) / 1e6:.0f} MB more memory")
+    short, memory = (sum(pair) / 2 for pair in zip(steps[0], steps[2], strict=True))
+    rate, most = steps[1]
+    print(f"\nspeed {rate / short:.2f} of the short steps'; {(most - memory) / 1e6:.0f} MB more memory")
 
 
 if __name__ == "__main__":
