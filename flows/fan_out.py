@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from dask.typing import Key
-from distributed import CancelledError, Client, Future, KilledWorker, Scheduler
+from distributed import Client, Future, KilledWorker, Scheduler
 
 from mammo_etl.records import Reason
 from mammo_etl.transient import is_transient
@@ -140,7 +140,10 @@ def _window(
                     message = f"Work on {one.name} ran longer than {seconds:g} seconds."
                     yield one.name, one.item, GivenUp(Reason.TOO_SLOW, message)
     finally:
-        client.cancel(list(running), force=True)
+        # Without its scheduler, the client has cancelled all of them itself.
+        left = [future for future in running if not future.cancelled()]
+        if left:
+            client.cancel(left, force=True)
 
 
 def _submitted(
@@ -194,6 +197,8 @@ def _drained(queue: SimpleQueue[Element], seconds: float) -> list[Element]:
 
 def _results(client: Client, futures: Sequence[Future[Result]]) -> list[Result | BaseException]:
     """Result of each ended future, or its exception, by one message to each worker."""
+    if any(future.cancelled() for future in futures):
+        raise ConnectionError("the cluster's scheduler was lost, or dropped the work")
     results = client.gather(dict(enumerate(futures)), errors="skip") if futures else {}
     return [
         results[number] if future.status == "finished" else future.exception() for number, future in enumerate(futures)
@@ -208,8 +213,6 @@ def _outcome(result: Result | _Passing | BaseException, one: _Try[Item]) -> Resu
     if isinstance(result, KilledWorker):
         message = f"Work on {one.name} killed its worker repeatedly; it may need more memory than the worker has."
         return GivenUp(Reason.WORKER_DIED, message)
-    if isinstance(result, CancelledError):
-        raise ConnectionError(f"the cluster's scheduler was lost, or dropped the work on {one.name}") from result
     if isinstance(result, BaseException):
         result.add_note(f"while working on {one.name}")
         raise result
