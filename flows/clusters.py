@@ -56,7 +56,7 @@ class ClusterSettings(Settings):
     dashboard_port: Annotated[int, Field(ge=0, le=65535)] = 0
     """Port of the local cluster's dashboard on 127.0.0.1; 0: any free one."""
     wait_seconds: Annotated[float, Field(gt=0)] = 300
-    """A job fails if it has no worker after as many."""
+    """A job fails if it has had no worker for as long: at its start, and later where the scheduler is its own."""
     item_seconds: Annotated[float, Field(gt=0)] = 1800
     """A task that runs for longer is given up: a film, a shard, or the headers of a hundred files."""
 
@@ -107,14 +107,14 @@ def open_client(settings: ClusterSettings) -> Iterator[Client]:
     with ExitStack() as stack:
         if settings.address is not None:
             client = _connected(settings.address)
-        elif settings.manager is not None:
-            cluster = stack.enter_context(_managed(settings.manager, settings.options))
-            _scale(cluster, settings)
-            client = Client(cluster, set_as_default=False)
         else:
-            cluster = stack.enter_context(_local(settings))
+            stack.enter_context(dask.config.set(_config(settings)))
+            own = _local(settings) if settings.manager is None else _managed(settings.manager, settings.options)
+            cluster = stack.enter_context(own)
             if settings.most_workers is not None:
-                _scale(cluster, settings)
+                cluster.adapt(minimum=settings.workers, maximum=settings.most_workers)
+            elif settings.manager is not None:
+                cluster.scale(settings.workers)
             client = Client(cluster, set_as_default=False)
         stack.enter_context(client)
         _await_worker(client, settings.wait_seconds)
@@ -134,25 +134,25 @@ def _connected(address: str) -> Client:
         raise SettingsError(f"cluster.address: no Dask scheduler answers at {address}") from error
 
 
-@contextmanager
-def _local(settings: ClusterSettings) -> Iterator[LocalCluster]:
-    config = {
+def _config(settings: ClusterSettings) -> dict[str, Any]:
+    """Configuration of schedulers and nannies that this process starts."""
+    return {
         # A task that kills its worker is tried once more, then given up by name.
         "distributed.scheduler.allowed-failures": 1,
+        "distributed.scheduler.no-workers-timeout": f"{settings.wait_seconds} s",
         "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT,
     }
-    with (
-        dask.config.set(config),
-        LocalCluster(
-            n_workers=settings.workers or os.cpu_count() or 1,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address=f"127.0.0.1:{settings.dashboard_port}",
-            memory_limit="auto" if settings.memory_gb is None else int(settings.memory_gb * 1e9),
-        ) as cluster,
-    ):
-        yield cluster
+
+
+def _local(settings: ClusterSettings) -> LocalCluster:
+    return LocalCluster(
+        n_workers=settings.workers or os.cpu_count() or 1,
+        threads_per_worker=1,
+        processes=True,
+        host="127.0.0.1",
+        dashboard_address=f"127.0.0.1:{settings.dashboard_port}",
+        memory_limit="auto" if settings.memory_gb is None else int(settings.memory_gb * 1e9),
+    )
 
 
 def _managed(manager: str, options: dict[str, JsonValue]) -> Any:
@@ -166,13 +166,6 @@ def _managed(manager: str, options: dict[str, JsonValue]) -> Any:
         return start(**options)
     except (TypeError, ValueError, OSError) as error:
         raise SettingsError(f"cluster.options: {manager} cannot be started: {error}") from error
-
-
-def _scale(cluster: Any, settings: ClusterSettings) -> None:
-    if settings.most_workers is None:
-        cluster.scale(settings.workers)
-    else:
-        cluster.adapt(minimum=settings.workers, maximum=settings.most_workers)
 
 
 def _await_worker(client: Client, seconds: float) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from dask.typing import Key
 from distributed import Client, Future, KilledWorker, Scheduler
+from distributed.scheduler import NoWorkerError
 
 from mammo_etl.records import Reason
 from mammo_etl.transient import is_transient
@@ -80,7 +81,7 @@ def fan_out(
     worker restarted, which needs a nanny as workers have by default: a running thread cannot be stopped. Items that were queued on a worker
     when it died are tried again at the end, each alone: only what kills its worker by itself is given up. Any other exception in
     `function` is a fault of the program: it is raised here, with the item's name, after the other futures were cancelled.
-    Raises ConnectionError if the scheduler is lost.
+    Raises ConnectionError if the scheduler is lost, or has no workers for longer than its configuration allows.
     """
     suspects: list[tuple[str, Item]] = []
 
@@ -213,6 +214,10 @@ def _outcome(result: Result | _Passing | BaseException, one: _Try[Item]) -> Resu
     if isinstance(result, KilledWorker):
         message = f"Work on {one.name} killed its worker repeatedly; it may need more memory than the worker has."
         return GivenUp(Reason.WORKER_DIED, message)
+    if isinstance(result, NoWorkerError):
+        raise ConnectionError(
+            f"the cluster has had no worker for too long, with {one.name} still to be done"
+        ) from result
     if isinstance(result, BaseException):
         result.add_note(f"while working on {one.name}")
         raise result

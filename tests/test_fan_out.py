@@ -201,6 +201,16 @@ def test_an_item_that_runs_too_long_is_given_up_and_its_worker_works_on(tmp_path
     assert log.read_text().split().count("3") == 1
 
 
+def test_a_cluster_without_workers_ends_the_step() -> None:
+    with open_client(ClusterSettings(workers=1, wait_seconds=20)) as client:
+        client.run_on_scheduler(lambda dask_scheduler: setattr(dask_scheduler, "no_workers_timeout", 1))
+        results = fan_out(client, slow_double, items(1000))
+        next(results)
+        client.cluster.scale(0)
+        with pytest.raises(ConnectionError, match="no worker"):
+            list(results)
+
+
 def test_a_lost_scheduler_ends_the_step() -> None:
     command = [
         sys.executable,
