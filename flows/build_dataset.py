@@ -16,8 +16,8 @@ from prefect.context import FlowRunContext
 from prefect.runtime import deployment
 from pydantic import BaseModel
 
-from flows.clusters import ClusterSettings, open_client
-from flows.fan_out import WorkerDied, fan_out
+from flows.clusters import ClusterSettings, least_memory, open_client
+from flows.fan_out import GivenUp, fan_out
 from flows.progress import Stages
 from flows.read_sources import read_sources
 from flows.steps import step
@@ -89,14 +89,16 @@ def build_dataset(
     files = list_sources(sources)
     stages = Stages()
     with locked(workspace, "a build"), open_client(cluster) as client:
-        inventory = step("inventory", take_inventory, client, files, workspace, settings, stages)
-        inventory, films = step("convert", convert, client, inventory, workspace, settings, stages)
+        inventory = step("inventory", take_inventory, client, files, workspace, settings, stages, cluster.item_seconds)
+        inventory, films = step(
+            "convert", convert, client, inventory, workspace, settings, stages, cluster.item_seconds
+        )
         phantom = any(source.phantom for source in files)
         plan, run_id, shortfalls = step("plan", make_plan, inventory, films, phantom, workspace, settings, stages)
         published = catalog.finished_run(workspace, run_id)
         new = published is None
         if published is None:
-            step("extract", extract, client, plan, films, run_id, workspace, settings, stages)
+            step("extract", extract, client, plan, films, run_id, workspace, settings, stages, cluster.item_seconds)
             published = step(
                 "publish", publish, files, sources, inventory, plan, shortfalls, run_id, workspace, settings, stages
             )
@@ -117,20 +119,25 @@ def build_dataset(
 
 
 def take_inventory(
-    client: Client, files: Sequence[SourceFiles], workspace: Path, settings: BuildSettings, stages: Stages
+    client: Client,
+    files: Sequence[SourceFiles],
+    workspace: Path,
+    settings: BuildSettings,
+    stages: Stages,
+    seconds: float,
 ) -> Inventory:
     """The films and findings of all sources together, by the headers of their files.
 
     Raises InventoryError if there is no usable film.
     """
-    inventory = combine(read_sources(client, files, stages), settings.inventory)
+    inventory = combine(read_sources(client, files, stages, seconds), settings.inventory)
     catalog.write_rejects(workspace, inventory.rejects)
     check_films(inventory)
     return inventory
 
 
 def convert(
-    client: Client, inventory: Inventory, workspace: Path, settings: BuildSettings, stages: Stages
+    client: Client, inventory: Inventory, workspace: Path, settings: BuildSettings, stages: Stages, seconds: float
 ) -> tuple[Inventory, dict[str, FilmResult]]:
     """Cleans every film on the cluster and finds its candidates; films that cannot be used move to the rejects.
 
@@ -142,15 +149,17 @@ def convert(
     function = partial(convert_film, workspace=workspace, cleaning=settings.cleaning, patches=settings.patches)
     with stages.stage("convert", "films", len(work)) as stage:
         of_name = {item.scan.image_id: item for item in work}
-        for name, result in fan_out(client, function, ((item.scan.image_id, item) for item in work)):
-            if isinstance(result, WorkerDied):
+        items = ((item.scan.image_id, item) for item in work)
+        for name, result in fan_out(client, function, items, seconds=seconds):
+            if isinstance(result, GivenUp):
                 rejects.append(_quarantined(of_name[name], result))
-            else:
-                rejects += result.rejects
-                if result.png:
-                    films[name] = result
-            skipped = not isinstance(result, WorkerDied) and result.image_skipped and result.candidates_skipped
-            stage.advance(skipped=int(skipped))
+                stage.advance(failed=1)
+                continue
+            rejects += result.rejects
+            if result.png:
+                films[name] = result
+            skipped = result.image_skipped and result.candidates_skipped
+            stage.advance(skipped=int(skipped), rejected=int(not result.png))
     inventory = with_evidence(
         without_films(inventory, rejects),
         (film.scan for film in films.values()),
@@ -163,10 +172,10 @@ def convert(
     return inventory, films
 
 
-def _quarantined(work: FilmWork, outcome: WorkerDied) -> Rejection:
+def _quarantined(work: FilmWork, outcome: GivenUp) -> Rejection:
     return Rejection(
         stage="convert",
-        code=Reason.WORKER_DIED,
+        code=outcome.code,
         message=outcome.message,
         source=work.scan.source,
         path=work.scan.path,
@@ -210,14 +219,14 @@ def extract(
     workspace: Path,
     settings: BuildSettings,
     stages: Stages,
+    seconds: float,
 ) -> None:
     """Writes every shard of the run's patches.zarr on the cluster.
 
-    Raises PlanError if a worker has too little memory for a shard, or died of one.
+    Raises PlanError if a worker has too little memory for a shard, or a shard was given up.
     """
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
     size, bits = settings.patches.size, settings.cleaning.bits
-    check_memory(settings.store.shard_rows, size, bits, min(w["memory_limit"] for w in workers))
+    check_memory(settings.store.shard_rows, size, bits, least_memory(client))
     places = Workspace(workspace)
     run = places.run(run_id)
     store.create_patches(run / "patches.zarr", len(plan), size, settings.store, bits)
@@ -225,9 +234,11 @@ def extract(
     function = partial(extract_shard, run=run, images=places.images(digest(settings.cleaning)))
     with stages.stage("extract", "patches", len(plan)) as stage:
         work = ((f"{run_id}-{shard}", _shard_work(shard, rows, plan, films)) for shard, rows in enumerate(shards))
-        for _, result in fan_out(client, function, work):
-            if isinstance(result, WorkerDied):
-                raise PlanError(f"extract: {result.message} Set a smaller store.shard_rows.")
+        # A shard's work holds its rows of the plan: fewer of them are kept in flight.
+        for _, result in fan_out(client, function, work, window_per_worker=4, seconds=seconds):
+            if isinstance(result, GivenUp):
+                remedy = " Set a smaller store.shard_rows." if result.code is Reason.WORKER_DIED else ""
+                raise PlanError(f"extract: {result.message}{remedy}")
             stage.advance(result.rows, skipped=result.rows if result.skipped else 0)
 
 

@@ -80,7 +80,7 @@ class RunError(Exception):
     """A build or training that cannot be done, in one sentence."""
 
 
-RUN_FAILURES = (InventoryError, PlanError, SourceFileError, RunError, WorkspaceInUseError)
+RUN_FAILURES = (InventoryError, PlanError, SourceFileError, RunError, WorkspaceInUseError, ConnectionError)
 """What can end a run through no fault of the program: told in one sentence, exit code 1."""
 
 

@@ -1,14 +1,15 @@
-"""From settings to a Dask client: a local cluster by default, or the scheduler at an address."""
+"""From settings to a Dask client: a local cluster by default, the scheduler at an address, or a cluster that a manager starts."""
 
+import importlib
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Annotated
+from contextlib import ExitStack, contextmanager
+from typing import Annotated, Any, Literal, Self
 
 import dask
 from distributed import Client, LocalCluster
-from pydantic import Field
+from pydantic import Field, JsonValue, model_validator
 
 from mammo_etl.settings import Settings, SettingsError
 
@@ -27,17 +28,53 @@ _CONNECTING = 5
 """Attempts to connect to a running scheduler."""
 
 
+_MANAGED = {
+    "KubeCluster": ("dask_kubernetes.operator", "dask-kubernetes"),
+    "SLURMCluster": ("dask_jobqueue", "dask-jobqueue"),
+    "GatewayCluster": ("dask_gateway", "dask-gateway"),
+}
+"""Classes that start a cluster elsewhere: module, and the package that has it. No others are taken: settings come from outside, and must not
+name code to be run."""
+
+
 class ClusterSettings(Settings):
-    """Where the work is done; decides nothing about the result."""
+    """Where the work is done; decides nothing about the result, but where work has to be given up."""
 
     address: str | None = None
-    """Address of a running Dask scheduler, as tcp://127.0.0.1:8786; none: a cluster of this machine's own."""
+    """Address of a running Dask scheduler, as tcp://127.0.0.1:8786; none: a cluster of the job's own."""
+    manager: Literal["KubeCluster", "SLURMCluster", "GatewayCluster"] | None = None
+    """Class that starts the job's cluster: of dask-kubernetes (its operator's), dask-jobqueue or dask-gateway, to be installed beside mammo;
+    none: a cluster on this machine."""
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    """Arguments of the manager's class, as its documentation names them."""
     workers: Annotated[int, Field(ge=1)] | None = None
-    """Worker processes of the local cluster; none: one per core."""
+    """Workers of the job's cluster; none: one per core of this machine."""
+    most_workers: Annotated[int, Field(ge=1)] | None = None
+    """The cluster grows from `workers` to as many while there is work for them; none: it does not."""
     memory_gb: Annotated[float, Field(gt=0)] | None = None
     """Memory limit of a local worker; none: an equal share of the machine's."""
     dashboard_port: Annotated[int, Field(ge=0, le=65535)] = 0
     """Port of the local cluster's dashboard on 127.0.0.1; 0: any free one."""
+    wait_seconds: Annotated[float, Field(gt=0)] = 300
+    """A job fails if it has had no worker for as long: at its start, and later where the scheduler is its own."""
+    item_seconds: Annotated[float, Field(gt=0)] = 1800
+    """A task that runs for longer is given up: a film, a shard, or the headers of a hundred files."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if self.address is not None and (self.manager or self.most_workers):
+            raise ValueError(
+                "address names a cluster that others manage: expected neither manager nor most_workers beside it"
+            )
+        if self.manager is None and self.options:
+            raise ValueError(
+                "options are the arguments of a manager: expected one of KubeCluster, SLURMCluster, GatewayCluster"
+            )
+        if self.manager is not None and self.workers is None:
+            raise ValueError(f"{self.manager} has to be told how many workers to start: expected workers")
+        if self.most_workers is not None and (self.workers is None or self.most_workers < self.workers):
+            raise ValueError("most_workers is what the cluster grows to: expected workers, and no more of them")
+        return self
 
 
 class _PatientClient(Client):
@@ -61,35 +98,78 @@ class _PatientClient(Client):
 
 @contextmanager
 def open_client(settings: ClusterSettings) -> Iterator[Client]:
-    """A client of the cluster, closed at the end, the local cluster with it; never made the default client.
+    """A client of a cluster that has a worker, closed at the end, and with it the job's own cluster; never made the default client.
 
     A local cluster listens on the loopback interface alone: whoever reaches a Dask scheduler can run code on it.
-    Raises SettingsError if no scheduler answers at the address.
+    Raises SettingsError if no scheduler answers at the address, the manager's package is missing or refuses the options, or there is no worker
+    in time.
     """
-    if settings.address is not None:
-        try:
-            client = _PatientClient(settings.address, set_as_default=False)  # type: ignore[no-untyped-call]
-        except (OSError, ValueError) as error:
-            raise SettingsError(f"cluster.address: no Dask scheduler answers at {settings.address}") from error
-        with client:
-            yield client
-        return
-    workers = settings.workers or os.cpu_count() or 1
-    config = {
+    with ExitStack() as stack:
+        if settings.address is not None:
+            client = _connected(settings.address)
+        else:
+            stack.enter_context(dask.config.set(_config(settings)))
+            own = _local(settings) if settings.manager is None else _managed(settings.manager, settings.options)
+            cluster = stack.enter_context(own)
+            if settings.most_workers is not None:
+                cluster.adapt(minimum=settings.workers, maximum=settings.most_workers)
+            elif settings.manager is not None:
+                cluster.scale(settings.workers)
+            client = Client(cluster, set_as_default=False)
+        stack.enter_context(client)
+        _await_worker(client, settings.wait_seconds)
+        yield client
+
+
+def least_memory(client: Client) -> int:
+    """Memory limit of the worker that has least, in bytes; 0 if none has a limit."""
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    return min((worker["memory_limit"] for worker in workers if worker["memory_limit"]), default=0)
+
+
+def _connected(address: str) -> Client:
+    try:
+        return _PatientClient(address, set_as_default=False)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"cluster.address: no Dask scheduler answers at {address}") from error
+
+
+def _config(settings: ClusterSettings) -> dict[str, Any]:
+    """Configuration of schedulers and nannies that this process starts."""
+    return {
         # A task that kills its worker is tried once more, then given up by name.
         "distributed.scheduler.allowed-failures": 1,
+        "distributed.scheduler.no-workers-timeout": f"{settings.wait_seconds} s",
         "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT,
     }
-    with (
-        dask.config.set(config),
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address=f"127.0.0.1:{settings.dashboard_port}",
-            memory_limit="auto" if settings.memory_gb is None else int(settings.memory_gb * 1e9),
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        yield client
+
+
+def _local(settings: ClusterSettings) -> LocalCluster:
+    return LocalCluster(
+        n_workers=settings.workers or os.cpu_count() or 1,
+        threads_per_worker=1,
+        processes=True,
+        host="127.0.0.1",
+        dashboard_address=f"127.0.0.1:{settings.dashboard_port}",
+        memory_limit="auto" if settings.memory_gb is None else int(settings.memory_gb * 1e9),
+    )
+
+
+def _managed(manager: str, options: dict[str, JsonValue]) -> Any:
+    """A cluster by one of the managers."""
+    module, package = _MANAGED[manager]
+    try:
+        start = getattr(importlib.import_module(module), manager)
+    except ImportError as error:
+        raise SettingsError(f"cluster.manager: {manager} needs the package {package}: pip install {package}") from error
+    try:
+        return start(**options)
+    except (TypeError, ValueError, OSError) as error:
+        raise SettingsError(f"cluster.options: {manager} cannot be started: {error}") from error
+
+
+def _await_worker(client: Client, seconds: float) -> None:
+    try:
+        client.wait_for_workers(1, seconds)
+    except TimeoutError as error:
+        raise SettingsError(f"cluster: no worker within {seconds:g} seconds (cluster.wait_seconds)") from error

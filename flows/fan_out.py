@@ -1,22 +1,66 @@
 """Many items over a Dask cluster, through a bounded window of futures."""
 
+import math
+import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
-from typing import TypeVar
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
 
-from distributed import Client, Future, KilledWorker, as_completed
+from dask.typing import Key
+from distributed import Client, Future, KilledWorker, Scheduler
+from distributed.scheduler import NoWorkerError
+
+from mammo_etl.records import Reason
+from mammo_etl.transient import is_transient
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Element = TypeVar("Element")
+
+_PAUSES = (1.0, 4.0, 16.0)
+"""Seconds before each further try of an item that met a passing fault."""
+
+_COLLECTING_SECONDS = 0.02
+"""How long ended items are collected, so that quick ones share the messages by which they are fetched and replaced. A window is more work than
+that."""
+
+_RESTART_SECONDS = 30.0
+"""What a worker is given to come back."""
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerDied:
-    """An item whose work killed its worker as often as the cluster allows; it is left out, and the rest goes on."""
+class GivenUp:
+    """An item that the infrastructure failed; it is left out, and the rest goes on."""
+
+    code: Reason
+    """`worker-died`: its work killed its worker as often as the cluster allows. `too-slow`: it ran too long. `unreachable`: it met a passing
+    fault at every try."""
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Passing:
+    """A fault that passes, as the worker tells of it."""
 
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Try(Generic[Item]):
+    """One item under way, or waiting for another try."""
+
+    name: str
+    item: Item
+    number: int = 0
+    """Tries before this one."""
+
+    def again(self) -> "_Try[Item]":
+        """The next try."""
+        return replace(self, number=self.number + 1)
 
 
 def fan_out(
@@ -24,66 +68,184 @@ def fan_out(
     function: Callable[[Item], Result],
     items: Iterable[tuple[str, Item]],
     *,
-    window_per_worker: int = 4,
-) -> Iterator[tuple[str, Result | WorkerDied]]:
+    window_per_worker: int = 32,
+    seconds: float = math.inf,
+) -> Iterator[tuple[str, Result | GivenUp]]:
     """Calls `function` on each (name, item) on the cluster and yields (name, result) as they end, in no fixed order.
 
     Never more than `window_per_worker` items per worker thread are in flight, and each future is released as it ends, so that the
     scheduler's memory does not grow with the number of items. Names must be unique. Work may be done twice (a lost worker's is), so it has to
-    be idempotent. Items that were queued on a worker when it died are tried again at the end, each alone: only what kills its worker by itself
-    is given up. An exception in `function` is a fault of the program: it is raised here, with the item's name, after the other futures
-    were cancelled.
+    be idempotent.
+
+    An exception that `is_transient` has the item tried again, after pauses. An item that runs for longer than `seconds` is given up, and its
+    worker restarted, which needs a nanny as workers have by default: a running thread cannot be stopped. Items that were queued on a worker
+    when it died are tried again at the end, each alone: only what kills its worker by itself is given up. Any other exception in
+    `function` is a fault of the program: it is raised here, with the item's name, after the other futures were cancelled.
+    Raises ConnectionError if the scheduler is lost, or has no workers for longer than its configuration allows.
     """
     suspects: list[tuple[str, Item]] = []
-    width = max(1, window_per_worker * sum(client.nthreads().values()))
-    for name, item, result in _window(client, function, items, width):
-        if isinstance(result, WorkerDied):
+
+    def width() -> int:
+        threads: dict[str, int] = client.nthreads()
+        return max(1, window_per_worker * sum(threads.values()))
+
+    for name, item, result in _window(client, function, items, width, seconds):
+        if isinstance(result, GivenUp) and result.code is Reason.WORKER_DIED:
             suspects.append((name, item))
         else:
             yield name, result
     for suspect in suspects:
-        for name, _, result in _window(client, function, [suspect], 1):
+        for name, _, result in _window(client, function, [suspect], lambda: 1, seconds):
             yield name, result
 
 
 def _window(
-    client: Client, function: Callable[[Item], Result], items: Iterable[tuple[str, Item]], width: int
-) -> Iterator[tuple[str, Item, Result | WorkerDied]]:
-    """Name, item and result of each item, with `width` of them in flight."""
-    source = iter(items)
+    client: Client,
+    function: Callable[[Item], Result],
+    items: Iterable[tuple[str, Item]],
+    width: Callable[[], int],
+    seconds: float,
+) -> Iterator[tuple[str, Item, Result | GivenUp]]:
+    """Name, item and result of each item, with `width()` of them in flight or waiting for another try."""
+    source = (_Try(name, item) for name, item in items)
     # Other clients of the same scheduler must never be given our results for theirs.
-    ours = uuid.uuid4().hex
-    running: dict[Future[Result], tuple[str, Item]] = {}
-
-    def submit(name: str, item: Item) -> Future[Result]:
-        future = client.submit(function, item, pure=False, key=f"{_title(function)}-{name}-{ours}", retries=0)
-        running[future] = (name, item)
-        return future
-
-    first = [submit(name, item) for name, item in islice(source, width)]
-    if not first:
-        return
-    ended = as_completed(first, loop=client.loop)
+    group = f"{_title(function)}-{uuid.uuid4().hex}"
+    running: dict[Future[Result | _Passing], _Try[Item]] = {}
+    resting: list[tuple[float, _Try[Item]]] = []
+    ended: SimpleQueue[Future[Result | _Passing]] = SimpleQueue()
+    pause = min(max(seconds / 4, 0.1), 10.0)
+    look, room = time.monotonic() + pause, width()
     try:
-        for future in ended:
-            name, item = running.pop(future)
-            result = _outcome(future, name)
-            future.release()
-            for following in islice(source, 1):
-                ended.add(submit(*following))
-            yield name, item, result
+        while True:
+            now = time.monotonic()
+            tries = [rested for due, rested in resting if due <= now]
+            resting = [(due, waiting) for due, waiting in resting if due > now]
+            tries += islice(source, max(0, room - len(running) - len(resting) - len(tries)))
+            running |= _submitted(client, function, group, tries, ended)
+            if not running and not resting:
+                return
+            wake = min([look, *(due for due, _ in resting)])
+            over = [future for future in _drained(ended, wake - now) if future in running]
+            results = _results(client, over)
+            _in_loop(client, over, lambda future: future.release())
+            for future, result in zip(over, results, strict=True):
+                one = running.pop(future)
+                if isinstance(result, _Passing) and one.number < len(_PAUSES):
+                    resting.append((time.monotonic() + _PAUSES[one.number], one.again()))
+                else:
+                    yield one.name, one.item, _outcome(result, one)
+            if time.monotonic() >= look:
+                look, room = time.monotonic() + pause, width()
+                for future in _stopped(client, group, seconds, running):
+                    one = running.pop(future)
+                    message = f"Work on {one.name} ran longer than {seconds:g} seconds."
+                    yield one.name, one.item, GivenUp(Reason.TOO_SLOW, message)
     finally:
-        client.cancel(list(running), force=True)
+        # Without its scheduler, the client has cancelled all of them itself.
+        left = [future for future in running if not future.cancelled()]
+        if left:
+            client.cancel(left, force=True)
 
 
-def _outcome(future: Future[Result], name: str) -> Result | WorkerDied:
-    error = future.exception() if future.status != "finished" else None
-    if error is None:
-        return future.result()
-    if isinstance(error, KilledWorker):
-        return WorkerDied(f"Work on {name} killed its worker repeatedly; it may need more memory than the worker has.")
-    error.add_note(f"while working on {name}")
-    raise error
+def _submitted(
+    client: Client,
+    function: Callable[[Item], Result],
+    group: str,
+    tries: Sequence[_Try[Item]],
+    ended: SimpleQueue[Future[Result | _Passing]],
+) -> dict[Future[Result | _Passing], _Try[Item]]:
+    """Futures of items, each put into the queue when it has ended, by one message to the scheduler for all of them."""
+    if not tries:
+        return {}
+    keys = [(group, one.name, one.number) for one in tries]
+    futures = client.map(partial(_attempt, function), [one.item for one in tries], key=keys, pure=False, retries=0)
+    _in_loop(client, futures, lambda future: future.add_done_callback(ended.put))
+    return dict(zip(futures, tries, strict=True))
+
+
+def _in_loop(client: Client, futures: Sequence[Future[Any]], action: Callable[[Future[Any]], None]) -> None:
+    """Does something to each future in the client's thread: from here, each would have to wake it."""
+
+    def act() -> None:
+        for future in futures:
+            action(future)
+
+    assert client.loop is not None
+    client.loop.add_callback(act)
+
+
+def _attempt(function: Callable[[Item], Result], item: Item) -> Result | _Passing:
+    """What a worker does: here a fault is told to be a passing one, as the errors that it was raised from do not travel."""
+    try:
+        return function(item)
+    except Exception as error:
+        if not is_transient(error):
+            raise
+        return _Passing(f"{type(error).__name__}: {error}")
+
+
+def _drained(queue: SimpleQueue[Element], seconds: float) -> list[Element]:
+    """All elements of a queue; waits for the first, no longer than that, and a moment for others."""
+    try:
+        elements = [queue.get(timeout=max(0.0, seconds))]
+    except Empty:
+        return []
+    time.sleep(_COLLECTING_SECONDS)
+    while not queue.empty():
+        elements.append(queue.get())
+    return elements
+
+
+def _results(client: Client, futures: Sequence[Future[Result]]) -> list[Result | BaseException]:
+    """Result of each ended future, or its exception, by one message to each worker."""
+    if any(future.cancelled() for future in futures):
+        raise ConnectionError("the cluster's scheduler was lost, or dropped the work")
+    results = client.gather(dict(enumerate(futures)), errors="skip") if futures else {}
+    return [
+        results[number] if future.status == "finished" else future.exception() for number, future in enumerate(futures)
+    ]
+
+
+def _outcome(result: Result | _Passing | BaseException, one: _Try[Item]) -> Result | GivenUp:
+    if isinstance(result, _Passing):
+        return GivenUp(
+            Reason.UNREACHABLE, f"Work on {one.name} failed {one.number + 1} times, at last by {result.message}"
+        )
+    if isinstance(result, KilledWorker):
+        message = f"Work on {one.name} killed its worker repeatedly; it may need more memory than the worker has."
+        return GivenUp(Reason.WORKER_DIED, message)
+    if isinstance(result, NoWorkerError):
+        raise ConnectionError(
+            f"the cluster has had no worker for too long, with {one.name} still to be done"
+        ) from result
+    if isinstance(result, BaseException):
+        result.add_note(f"while working on {one.name}")
+        raise result
+    return result
+
+
+def _stopped(client: Client, group: str, seconds: float, running: Iterable[Future[Result]]) -> list[Future[Result]]:
+    """Those of the running futures whose work has run too long, after they were cancelled and their workers restarted."""
+    found: dict[Key, str] = client.run_on_scheduler(_overrunning, group, seconds)
+    futures = [future for future in running if future.key in found]
+    if futures:
+        client.cancel(futures, force=True)
+        # Not to come back in time is a worker's end, not the step's.
+        client.restart_workers(
+            sorted({found[future.key] for future in futures}), _RESTART_SECONDS, raise_for_error=False
+        )
+    return futures
+
+
+def _overrunning(group: str, seconds: float, dask_scheduler: Scheduler) -> dict[Key, str]:
+    """Tasks of a group that have been running for longer, with their workers' addresses, as far as workers have told of them."""
+    now = time.time()
+    return {
+        task.key: worker.address
+        for worker in dask_scheduler.workers.values()
+        for task, ran in worker.executing.items()
+        if task.group_key == group and task.processing_on is worker and ran + now - worker.last_seen > seconds
+    }
 
 
 def _title(function: Callable[[Item], Result]) -> str:

@@ -12,7 +12,7 @@ from mammo_etl.inventory import SourceFiles
 def inspect_sources(files: Sequence[SourceFiles], cluster: ClusterSettings) -> Inspection:
     """What sources hold, by the headers of their files; faults are counted, not raised."""
     with open_client(cluster) as client:
-        found = read_sources(client, files, Stages())
+        found = read_sources(client, files, Stages(), cluster.item_seconds)
     return inspect(
         {
             source.kind: Inspected(

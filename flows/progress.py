@@ -35,6 +35,8 @@ class Stage:
     artifact: UUID | None
     done: int = 0
     skipped: int = 0
+    rejected: int = 0
+    failed: int = 0
     started: float = field(default_factory=time.monotonic)
     shown: float = 0.0
 
@@ -47,10 +49,12 @@ class Stage:
         """Prints a line above the bar."""
         self.bar.console.print(text, highlight=False)
 
-    def advance(self, items: int = 1, *, skipped: int = 0) -> None:
-        """Counts items that are done, `skipped` of them because their receipts hold."""
+    def advance(self, items: int = 1, *, skipped: int = 0, rejected: int = 0, failed: int = 0) -> None:
+        """Counts items that have ended: `skipped` of them because their receipts hold, `rejected` with a reason, `failed` by the infrastructure."""
         self.done += items
         self.skipped += skipped
+        self.rejected += rejected
+        self.failed += failed
         elapsed = time.monotonic() - self.started
         self.bar.update(self.bar_id, completed=self.done, rate=f"{self.done / max(elapsed, 1e-6):.1f} {self.unit}/s")
         if self.artifact is not None and self.total and time.monotonic() - self.shown > _ARTIFACT_SECONDS:
@@ -86,7 +90,7 @@ class Stages:
 
     def __init__(self) -> None:
         self.timings: list[dict[str, Any]] = []
-        """One row per finished stage: stage, seconds, items, unit, skipped."""
+        """One row per finished stage: stage, seconds, items, unit, and how many of these were skipped, rejected, failed."""
 
     @contextmanager
     def stage(self, name: str, unit: str, total: int | None = None) -> Iterator[Stage]:
@@ -108,5 +112,13 @@ class Stages:
             _update_artifact(artifact, 100.0)
         seconds = time.monotonic() - stage.started
         self.timings.append(
-            {"stage": name, "seconds": round(seconds, 3), "items": stage.done, "unit": unit, "skipped": stage.skipped}
+            {
+                "stage": name,
+                "seconds": round(seconds, 3),
+                "items": stage.done,
+                "unit": unit,
+                "skipped": stage.skipped,
+                "rejected": stage.rejected,
+                "failed": stage.failed,
+            }
         )

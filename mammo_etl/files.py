@@ -22,6 +22,7 @@ except ImportError:  # The extra `s3` is not installed.
     BotoCoreError = OSError
 
 from mammo_etl.records import Reason, Rejection
+from mammo_etl.transient import is_transient
 
 
 class SourceFileError(Exception):
@@ -101,7 +102,7 @@ def _list_remote(url: str) -> Listing:
 def read_bytes(url: str, limit: int | None = None) -> bytes:
     """Content of a file (its first `limit` bytes).
 
-    Raises SourceFileError with `unreadable-file` if it cannot be read.
+    Raises SourceFileError with `unreadable-file` if it cannot be read, and the error itself if that is one that passes.
     """
     try:
         if "://" not in url:
@@ -113,6 +114,8 @@ def read_bytes(url: str, limit: int | None = None) -> bytes:
         return content
     except (OSError, BadZipFile, zlib.error, RuntimeError, NotImplementedError) as error:
         # The last two are what zipfile raises for an encrypted member and for an unknown compression.
+        if is_transient(error):
+            raise
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise SourceFileError(Reason.UNREADABLE_FILE, f"The file could not be read: {reason}.") from error
 
@@ -139,13 +142,15 @@ def _archive(protocol: str, place: str, stamp: tuple[int, ...]) -> AbstractFileS
 
 
 def size_of(url: str) -> int:
-    """Size of a file in bytes; raises SourceFileError if it is not there."""
+    """Size of a file in bytes; raises SourceFileError if it is not there, and the error itself if that is one that passes."""
     try:
         if "://" not in url:
             return Path(url).stat().st_size
         filesystem, path = _filesystem(url)
         return int(filesystem.size(path))
     except OSError as error:
+        if is_transient(error):
+            raise
         raise SourceFileError(Reason.UNREADABLE_FILE, f"The file could not be read: {error}.") from error
 
 

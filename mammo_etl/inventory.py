@@ -75,10 +75,16 @@ def read_headers(kind: str, urls: Sequence[str]) -> list[tuple[str, Any | Reject
 
 
 def assemble(files: SourceFiles, headers: Mapping[str, Any | Rejection]) -> Inventory:
-    """Films and findings of one source from the headers of its files."""
+    """Films and findings of one source from the headers of its files.
+
+    Raises InventoryError if its tables are out of reach.
+    """
     rejects = [*files.rejects, *(row for _, row in sorted(headers.items()) if isinstance(row, Rejection))]
     good = {url: header for url, header in headers.items() if not isinstance(header, Rejection)}
-    return source_of(files.kind).assemble(files.files, good, rejects)
+    try:
+        return source_of(files.kind).assemble(files.files, good, rejects)
+    except OSError as error:
+        raise InventoryError(f"the tables of source {files.kind} are out of reach at the moment: {error}") from error
 
 
 def combine(inventories: Mapping[str, Inventory], settings: InventorySettings) -> Inventory:

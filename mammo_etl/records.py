@@ -139,6 +139,8 @@ class Reason(StrEnum):
     NO_BREAST = "no-breast"
     MIXED_SOURCES = "mixed-sources"
     WORKER_DIED = "worker-died"
+    TOO_SLOW = "too-slow"
+    UNREACHABLE = "unreachable"
 
 
 REASONS: dict[Reason, str] = {
@@ -165,6 +167,8 @@ REASONS: dict[Reason, str] = {
     Reason.NO_BREAST: "A film in which no breast was found.",
     Reason.MIXED_SOURCES: "An abnormal DDSM case left out because CBIS-DDSM may hold the same patient.",
     Reason.WORKER_DIED: "Work on this item killed its worker repeatedly (out of memory, usually).",
+    Reason.TOO_SLOW: "Work on this item ran longer than cluster.item_seconds allows.",
+    Reason.UNREACHABLE: "A file system or object store failed at each of several tries; the next build tries again.",
 }
 
 

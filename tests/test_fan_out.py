@@ -1,7 +1,10 @@
 """The bounded window of futures, on a real cluster."""
 
+import errno
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -9,7 +12,8 @@ import pytest
 from distributed import Client, Scheduler, SchedulerPlugin
 
 from flows.clusters import ClusterSettings, open_client
-from flows.fan_out import WorkerDied, fan_out
+from flows.fan_out import GivenUp, fan_out
+from mammo_etl.records import Reason
 
 
 def double(number: int) -> int:
@@ -33,6 +37,25 @@ def die_at_three(place: tuple[int, str]) -> int:
         file.write(f"{number}\n")
     if number == 3:
         os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def fail_thrice(place: tuple[int, str]) -> int:
+    """Item 2 meets a passing fault three times, item 5 always."""
+    number, folder = place
+    log = Path(folder) / str(number)
+    with log.open("a") as file:
+        file.write("x")
+    if number == 5 or (number == 2 and len(log.read_text()) <= 3):
+        raise OSError(errno.ESTALE, "Stale file handle")
+    return number
+
+
+def sleep_at_three(place: tuple[int, str]) -> int:
+    number, log = place
+    with Path(log).open("a") as file:
+        file.write(f"{number}\n")
+    time.sleep(600 if number == 3 else 0.05)
     return number
 
 
@@ -124,11 +147,99 @@ def test_an_item_that_kills_its_worker_is_given_up_and_the_rest_goes_on(tmp_path
     with open_client(ClusterSettings(workers=workers)) as client:
         work = [(str(number), (number, str(log))) for number in range(8)]
         results = dict(fan_out(client, die_at_three, work))
-    assert isinstance(results["3"], WorkerDied)
+    assert isinstance(results["3"], GivenUp)
     assert "3 killed its worker" in results["3"].message
     # Those that waited on the dying worker are innocent, however many there were.
-    assert {name for name, result in results.items() if not isinstance(result, WorkerDied)} == set("0124567")
+    assert {name for name, result in results.items() if not isinstance(result, GivenUp)} == set("0124567")
     assert log.read_text().split().count("3") >= 3
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.fan_out._PAUSES", (0.05, 0.1, 0.2))
+
+
+@pytest.mark.usefixtures("short_pauses")
+def test_a_passing_fault_is_tried_again_and_given_up_at_last(client: Client, tmp_path: Path) -> None:
+    results = dict(fan_out(client, fail_thrice, [(str(number), (number, str(tmp_path))) for number in range(20)]))
+    given_up = results.pop("5")
+    assert results == {str(number): number for number in range(20) if number != 5}
+    assert given_up == GivenUp(Reason.UNREACHABLE, given_up.message)
+    assert given_up.message == "Work on 5 failed 4 times, at last by OSError: [Errno 116] Stale file handle"
+    tries = {path.name: len(path.read_text()) for path in tmp_path.iterdir()}
+    assert tries == {str(number): 4 if number in (2, 5) else 1 for number in range(20)}
+
+
+def test_items_that_wait_for_another_try_are_part_of_the_window(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.fan_out._PAUSES", (0.5,))
+    taken = done = 0
+
+    def source():  # type: ignore[no-untyped-def]
+        nonlocal taken
+        for number in range(20):
+            taken += 1
+            yield str(number), (5, str(tmp_path))
+
+    for _, result in fan_out(client, fail_thrice, source(), window_per_worker=2):
+        done += 1
+        assert taken - done <= 4
+        assert isinstance(result, GivenUp)
+    assert done == 20
+
+
+def test_an_item_that_runs_too_long_is_given_up_and_its_worker_works_on(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with open_client(ClusterSettings(workers=1)) as client:
+        work = [(str(number), (number, str(log))) for number in range(8)]
+        results = dict(fan_out(client, sleep_at_three, work, seconds=2))
+    given_up = results.pop("3")
+    assert given_up == GivenUp(Reason.TOO_SLOW, "Work on 3 ran longer than 2 seconds.")
+    # On the only worker, the others had to wait for its end: that is not counted as their time.
+    assert results == {str(number): number for number in range(8) if number != 3}
+    assert log.read_text().split().count("3") == 1
+
+
+def test_a_cluster_without_workers_ends_the_step() -> None:
+    with open_client(ClusterSettings(workers=1, wait_seconds=20)) as client:
+        client.run_on_scheduler(lambda dask_scheduler: setattr(dask_scheduler, "no_workers_timeout", 1))
+        results = fan_out(client, slow_double, items(1000))
+        next(results)
+        client.cluster.scale(0)
+        with pytest.raises(ConnectionError, match="no worker"):
+            list(results)
+
+
+def test_a_lost_scheduler_ends_the_step() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "distributed.cli.dask_scheduler",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+        "--no-dashboard",
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as scheduler:
+        try:
+            assert scheduler.stderr is not None
+            line = next(line for line in scheduler.stderr if "Scheduler at:" in line)
+            address = line.split()[-1]
+            worker = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--no-dashboard", "--nthreads", "1"]
+            with subprocess.Popen(worker, stderr=subprocess.DEVNULL) as other:
+                try:
+                    with open_client(ClusterSettings(address=address)) as client:
+                        results = fan_out(client, time.sleep, [(str(number), 0.05) for number in range(1000)])
+                        next(results)
+                        scheduler.kill()
+                        with pytest.raises(ConnectionError, match="scheduler"):
+                            list(results)
+                finally:
+                    other.kill()
+        finally:
+            scheduler.kill()
 
 
 def test_a_local_cluster_listens_on_loopback_alone() -> None:

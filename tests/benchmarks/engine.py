@@ -1,0 +1,128 @@
+"""What the engine costs: time per item beside plain `client.map` and `client.gather`, and memory and speed of long steps.
+
+    python tests/benchmarks/engine.py [--items 10000] [--pairs 7] [--batch 1000] [--workers 2]
+
+Items do next to nothing, so that all the time is the engine's and Dask's. The overhead is of runs that take turns on one cluster, the plain
+one with all its futures held at once. Then a step of 1,000 items, one of all of them, and one of 1,000 again, each in a process of its own:
+memory is the peak of the resident set of the process that runs flow and scheduler, and what of it came with the step.
+"""
+
+import argparse
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import psutil
+
+SHORT = 1000
+"""Items of a short step."""
+
+
+def tiny(number: int) -> int:
+    return number + 1
+
+
+class Peak:
+    """Peak of this process's resident memory in a block, bytes; `before` is where it began."""
+
+    def __enter__(self) -> "Peak":
+        self.before = self.most = psutil.Process().memory_info().rss
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _sample(self) -> None:
+        process = psutil.Process()
+        while not self._stop.wait(0.1):
+            self.most = max(self.most, process.memory_info().rss)
+
+
+def seconds_of(action: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
+def compare(items: int, pairs: int, workers: int) -> None:
+    """Seconds per item of the engine and of plain Dask, in turn."""
+    from flows.clusters import ClusterSettings, open_client
+    from flows.fan_out import fan_out
+
+    with open_client(ClusterSettings(workers=workers)) as client:
+
+        def engine() -> None:
+            work = ((f"item-{number}", number) for number in range(items))
+            assert sum(result for _, result in fan_out(client, tiny, work)) == items * (items + 1) // 2
+
+        def plain() -> None:
+            assert sum(client.gather(client.map(tiny, range(items), pure=False))) == items * (items + 1) // 2
+
+        engine()
+        plain()
+        times = [(seconds_of(engine), seconds_of(plain)) for _ in range(max(5, pairs))]
+    print(
+        f"{items:,} items, {workers} workers, {len(times)} pairs\n\n| | ms an item, median | least | most |\n|---|---|---|---|"
+    )
+    for title, seconds in zip(("engine", "client.map and gather"), zip(*times, strict=True), strict=True):
+        each = [1e3 * second / items for second in seconds]
+        print(f"| {title} | {median(each):.3f} | {min(each):.3f} | {max(each):.3f} |")
+    print(f"\nratio, median of the pairs: {median(ours / theirs for ours, theirs in times):.2f}\n", flush=True)
+
+
+def long_step(items: int, workers: int) -> None:
+    """One step; prints seconds, peak memory, and memory beyond the start."""
+    from flows.clusters import ClusterSettings, open_client
+    from flows.fan_out import fan_out
+
+    with open_client(ClusterSettings(workers=workers)) as client:
+        list(fan_out(client, tiny, ((f"first-{number}", number) for number in range(500))))
+        with Peak() as peak:
+            work = ((f"item-{number}", number) for number in range(items))
+            seconds = seconds_of(lambda: sum(1 for _ in fan_out(client, tiny, work)))
+    print(seconds, peak.most, peak.most - peak.before)
+
+
+def measured(items: int, workers: int) -> tuple[float, int, int]:
+    """`long_step` in a process of its own."""
+    command = [sys.executable, __file__, "--step", str(items), "--workers", str(workers)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+    seconds, most, grown = done.stdout.split()
+    return float(seconds), int(most), int(grown)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=int, default=10_000, help="of the long step; 100000 take some minutes")
+    parser.add_argument("--pairs", type=int, default=7, help="at least 5")
+    parser.add_argument("--batch", type=int, default=1000, help="items of each run that is compared with plain Dask")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--step", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.step is not None:
+        long_step(arguments.step, arguments.workers)
+        return
+    compare(arguments.batch, arguments.pairs, arguments.workers)
+    print("| items | s | items/s | peak MB | MB more than before |\n|---|---|---|---|---|")
+    steps = []
+    for items in (SHORT, arguments.items, SHORT):
+        seconds, most, grown = measured(items, arguments.workers)
+        steps.append((items / seconds, most))
+        print(
+            f"| {items:,} | {seconds:.1f} | {items / seconds:.0f} | {most / 1e6:.0f} | {grown / 1e6:.0f} |", flush=True
+        )
+    short, memory = (sum(pair) / 2 for pair in zip(steps[0], steps[2], strict=True))
+    rate, most = steps[1]
+    print(f"\nspeed {rate / short:.2f} of the short steps'; {(most - memory) / 1e6:.0f} MB more memory")
+
+
+if __name__ == "__main__":
+    main()

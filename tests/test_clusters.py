@@ -1,0 +1,126 @@
+"""Which cluster the settings give, and what is told where there is none."""
+
+import sys
+from types import ModuleType
+from typing import Any
+
+import distributed
+import pytest
+from distributed import Client, LocalCluster, Scheduler
+
+from flows.clusters import ClusterSettings, least_memory, open_client
+from flows.fan_out import fan_out
+from mammo_etl.settings import SettingsError, validated
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+class SLURMCluster(LocalCluster):
+    """A local cluster in the place of one by a manager; notes how it was asked for."""
+
+    asked: dict[str, Any]
+
+    def __init__(self, *, queue: str = "") -> None:
+        if queue == "refused":
+            raise ValueError("no such queue")
+        type(self).asked = {"queue": queue}
+        super().__init__(n_workers=0, threads_per_worker=1, host="127.0.0.1", dashboard_address=None)
+
+    def scale(self, n: int) -> Any:
+        type(self).asked["scale"] = n
+        return super().scale(n)
+
+    def adapt(self, **bounds: Any) -> Any:
+        type(self).asked |= bounds
+        return super().adapt(**bounds)
+
+
+@pytest.fixture
+def slurm(monkeypatch: pytest.MonkeyPatch) -> type[SLURMCluster]:
+    module = ModuleType("dask_jobqueue")
+    module.SLURMCluster = SLURMCluster  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", module)
+    return SLURMCluster
+
+
+def doubled(client: Client) -> list[int]:
+    return sorted(result for _, result in fan_out(client, double, [(str(number), number) for number in range(9)]))
+
+
+def test_a_cluster_by_a_manager(slurm: type[SLURMCluster]) -> None:
+    settings = ClusterSettings(manager="SLURMCluster", options={"queue": "long"}, workers=1)
+    with open_client(settings) as client:
+        assert doubled(client) == list(range(0, 18, 2))
+        assert slurm.asked == {"queue": "long", "scale": 1}
+        cluster = client.cluster
+    assert cluster.status.name == "closed"
+
+
+def test_a_cluster_that_grows(slurm: type[SLURMCluster]) -> None:
+    settings = ClusterSettings(manager="SLURMCluster", workers=1, most_workers=2)
+    with open_client(settings) as client:
+        assert doubled(client) == list(range(0, 18, 2))
+    assert {name: slurm.asked[name] for name in ("minimum", "maximum")} == {"minimum": 1, "maximum": 2}
+
+
+@pytest.mark.usefixtures("slurm")
+def test_options_that_the_manager_refuses() -> None:
+    for options, message in (({"queue": "refused"}, "no such queue"), ({"queu": "long"}, "queu")):
+        settings = ClusterSettings(manager="SLURMCluster", options=options, workers=1)
+        with pytest.raises(SettingsError, match=rf"^cluster\.options: SLURMCluster .*{message}"), open_client(settings):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("manager", "package"),
+    [("KubeCluster", "dask-kubernetes"), ("SLURMCluster", "dask-jobqueue"), ("GatewayCluster", "dask-gateway")],
+)
+def test_a_manager_whose_package_is_missing(manager: Any, package: str) -> None:
+    with (
+        pytest.raises(SettingsError, match=f"{manager} needs the package {package}: pip install {package}"),
+        open_client(ClusterSettings(manager=manager, workers=1)),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"manager": "os.system", "workers": 1}, "KubeCluster"),
+        ({"manager": "KubeCluster"}, "expected workers"),
+        ({"options": {"queue": "long"}}, "expected one of KubeCluster"),
+        ({"address": "tcp://127.0.0.1:1", "most_workers": 3}, "expected neither"),
+        ({"workers": 4, "most_workers": 3}, "no more of them"),
+    ],
+)
+def test_settings_that_contradict_each_other(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        validated(ClusterSettings, values, "cluster")
+
+
+def test_a_cluster_without_workers_is_told_at_once() -> None:
+    with (
+        LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=None) as cluster,
+        pytest.raises(SettingsError, match=r"^cluster: no worker within 0\.3 seconds \(cluster\.wait_seconds\)$"),
+        open_client(ClusterSettings(address=cluster.scheduler_address, wait_seconds=0.3)),
+    ):
+        pass
+
+
+def test_the_default_client_is_not_touched(cluster: ClusterSettings) -> None:
+    with open_client(cluster), pytest.raises(ValueError, match="No clients found"):
+        distributed.default_client()
+    with open_client(ClusterSettings(workers=1)), pytest.raises(ValueError, match="No clients found"):
+        distributed.default_client()
+
+
+def test_the_least_memory_of_a_worker(cluster: ClusterSettings) -> None:
+    def unlimited(dask_scheduler: Scheduler) -> None:
+        next(iter(dask_scheduler.workers.values())).memory_limit = 0
+
+    with open_client(ClusterSettings(workers=2, memory_gb=1.5)) as client:
+        assert least_memory(client) == 1_500_000_000
+        client.run_on_scheduler(unlimited)
+        assert least_memory(client) == 1_500_000_000
