@@ -4,7 +4,8 @@
 
 Items do next to nothing, so that all the time is the engine's and Dask's. The overhead is of runs that take turns on one cluster, the plain
 one with all its futures held at once. Then a step of 1,000 items, one of all of them, and one of 1,000 again, each in a process of its own:
-memory is the peak of the resident set of the process that runs flow and scheduler, and what of it came with the step.
+memory is the peak of the resident set of the process that runs flow and scheduler, and what of it came with the step. Processor time is that of
+this process and of the workers: where others contend for the cores, it tells more than the wall time.
 """
 
 import argparse
@@ -52,6 +53,12 @@ def seconds_of(action: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
+def processor_seconds() -> float:
+    """Of this process and its workers so far."""
+    workers = (worker.cpu_times() for worker in psutil.Process().children(recursive=True))
+    return time.process_time() + float(sum(times.user + times.system for times in workers))
+
+
 def compare(items: int, pairs: int, workers: int) -> None:
     """Seconds per item of the engine and of plain Dask, in turn."""
     from flows.clusters import ClusterSettings, open_client
@@ -79,24 +86,26 @@ def compare(items: int, pairs: int, workers: int) -> None:
 
 
 def long_step(items: int, workers: int) -> None:
-    """One step; prints seconds, peak memory, and memory beyond the start."""
+    """One step; prints seconds, processor seconds, peak memory, and memory beyond the start."""
     from flows.clusters import ClusterSettings, open_client
     from flows.fan_out import fan_out
 
     with open_client(ClusterSettings(workers=workers)) as client:
         list(fan_out(client, tiny, ((f"first-{number}", number) for number in range(500))))
+        used = processor_seconds()
         with Peak() as peak:
             work = ((f"item-{number}", number) for number in range(items))
             seconds = seconds_of(lambda: sum(1 for _ in fan_out(client, tiny, work)))
-    print(seconds, peak.most, peak.most - peak.before)
+        used = processor_seconds() - used
+    print(seconds, used, peak.most, peak.most - peak.before)
 
 
-def measured(items: int, workers: int) -> tuple[float, int, int]:
+def measured(items: int, workers: int) -> tuple[float, float, int, int]:
     """`long_step` in a process of its own."""
     command = [sys.executable, __file__, "--step", str(items), "--workers", str(workers)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
-    seconds, most, grown = done.stdout.split()
-    return float(seconds), int(most), int(grown)
+    seconds, used, most, grown = done.stdout.split()
+    return float(seconds), float(used), int(most), int(grown)
 
 
 def main() -> None:
@@ -111,17 +120,19 @@ def main() -> None:
         long_step(arguments.step, arguments.workers)
         return
     compare(arguments.batch, arguments.pairs, arguments.workers)
-    print("| items | s | items/s | peak MB | MB more than before |\n|---|---|---|---|---|")
+    print("| items | s | items/s | processor ms an item | peak MB | MB of the step |\n|---|---|---|---|---|---|")
     steps = []
     for items in (SHORT, arguments.items, SHORT):
-        seconds, most, grown = measured(items, arguments.workers)
-        steps.append((items / seconds, most))
-        print(
-            f"| {items:,} | {seconds:.1f} | {items / seconds:.0f} | {most / 1e6:.0f} | {grown / 1e6:.0f} |", flush=True
-        )
-    short, memory = (sum(pair) / 2 for pair in zip(steps[0], steps[2], strict=True))
-    rate, most = steps[1]
-    print(f"\nspeed {rate / short:.2f} of the short steps'; {(most - memory) / 1e6:.0f} MB more memory")
+        seconds, used, most, grown = measured(items, arguments.workers)
+        steps.append((items / seconds, items / used, most))
+        speed = f"{items / seconds:.0f} | {1e3 * used / items:.2f}"
+        print(f"| {items:,} | {seconds:.1f} | {speed} | {most / 1e6:.0f} | {grown / 1e6:.0f} |", flush=True)
+    short = [(first + last) / 2 for first, last in zip(steps[0], steps[2], strict=True)]
+    wall, processor, most = steps[1]
+    print(
+        f"\nspeed {wall / short[0]:.2f} of the short steps' by the clock, {processor / short[1]:.2f} by processor time; "
+        f"{(most - short[2]) / 1e6:.0f} MB more memory"
+    )
 
 
 if __name__ == "__main__":
