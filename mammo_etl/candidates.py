@@ -167,10 +167,8 @@ def _abnormal(
         own = np.where(overlaps.most_shown(pixels) == index, pixels[index], 0)
         enough = (own / region.area >= settings.min_roi) | (own / size**2 >= settings.min_roi)
         enough[own.argmax()] = True
-        grid_places = [i for i, origin in enumerate(places.values()) if origin == "grid"]
-        enough[_completing(region, [*places], enough & (own > 0), sorted(grid_places, key=lambda i: -own[i]), size)] = (
-            True
-        )
+        of_grid = sorted((i for i, origin in enumerate(places.values()) if origin == "grid"), key=lambda i: -own[i])
+        enough[_completing(region, [*places], enough & (own > 0), of_grid, size)] = True
         kept |= {
             place: (index, origin)
             for (place, origin), keep in zip(places.items(), enough & (own > 0), strict=True)

@@ -17,10 +17,10 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
+from timeit import timeit
 
 import cv2
 import numpy as np
@@ -144,12 +144,6 @@ def floor(source: Path, target: Path, rows: int, columns: int, box: tuple[int, i
     cv2.imwrite(str(target), grey[y : y + height, x : x + width], _FASTEST_PNG)
 
 
-def seconds_of(action: Callable[..., object], *arguments: object) -> float:
-    started = time.perf_counter()
-    action(*arguments)
-    return time.perf_counter() - started
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="at least 5")
@@ -176,9 +170,9 @@ def main() -> None:
                 times: list[list[float]] = [[], [], []]
                 for number in range(max(5, arguments.rounds)):
                     workspace = folder / f"{path.stem}-{number}"
-                    times[0].append(seconds_of(ours, work, workspace))
-                    times[1].append(seconds_of(usual_script, path, folder / "script.png"))
-                    times[2].append(seconds_of(floor, path, folder / "floor.png", rows, columns, box))
+                    times[0].append(timeit(partial(ours, work, workspace), number=1))
+                    times[1].append(timeit(partial(usual_script, path, folder / "script.png"), number=1))
+                    times[2].append(timeit(partial(floor, path, folder / "floor.png", rows, columns, box), number=1))
                 mine, script, least = (1e3 * median(part) for part in times)
                 title = f"{kind}, {rows} x {columns}"
                 print(

@@ -10,10 +10,9 @@ cleaned, cropped to the breast, of 4560 x 2864 pixels before. The two take turns
 import argparse
 import os
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from timeit import timeit
 
 import cv2
 import numpy as np
@@ -85,12 +84,6 @@ def floor(patches: pd.DataFrame, images: Path, output: Path, level: int) -> None
     output.write_bytes(b"".join(chunks))
 
 
-def seconds_of(action: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    action()
-    return time.perf_counter() - started
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--films", type=int, default=64)
@@ -124,8 +117,8 @@ def main() -> None:
         least()
         ours, theirs = [], []
         for _ in range(max(5, arguments.pairs)):
-            theirs.append(seconds_of(least))
-            ours.append(seconds_of(extract))
+            theirs.append(timeit(least, number=1))
+            ours.append(timeit(extract, number=1))
         ratios = [here / there for here, there in zip(ours, theirs, strict=True)]
         print(
             f"{len(patches):,} patches of {arguments.size} x {arguments.size}, {arguments.bits} bits, from {len(images)} films of "

@@ -15,10 +15,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from timeit import timeit
 
 import numpy as np
 
@@ -45,12 +44,6 @@ def howtek_film(rows: int, columns: int) -> np.ndarray:
     grain = generator.standard_normal((rows, columns), np.float32) * 0.006
     density = 3.0 - 2.95 * np.clip(tissue + grain + 0.02, 0, 1)
     return np.rint((3.789 - density) / 0.00094568).astype(np.uint16)
-
-
-def seconds_of(action: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    action()
-    return time.perf_counter() - started
 
 
 def main() -> None:
@@ -80,9 +73,9 @@ def main() -> None:
         assert np.array_equal(read_back, pixels)
         ours, whole, net = [], [], []
         for _ in range(max(5, arguments.pairs)):
-            ours.append(seconds_of(lambda: decode(film.read_bytes())))
-            start_up = seconds_of(lambda: by_pvrg(pixel))
-            whole.append(seconds_of(lambda: by_pvrg(film)))
+            ours.append(timeit(lambda: decode(film.read_bytes()), number=1))
+            start_up = timeit(lambda: by_pvrg(pixel), number=1)
+            whole.append(timeit(lambda: by_pvrg(film), number=1))
             net.append(whole[-1] - start_up)
         megapixels = pixels.size / 1e6
         size = f"{arguments.rows} x {arguments.columns} = {megapixels:.1f} Mpx"
