@@ -108,7 +108,7 @@ def _needed(
     candidates: dict[str, set[str]] = {}
     for run_id, manifest in kept.items():
         folder = places.run(run_id)
-        if not folder.exists():
+        if not folder.is_dir():
             # A model whose run was lost needs nothing more.
             continue
         table = folder / "scans.parquet"
