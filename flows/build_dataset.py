@@ -265,7 +265,7 @@ def publish(
     places = Workspace(workspace)
     run = places.run(run_id)
     with stages.stage("publish", "steps", 4) as stage:
-        patches = catalog.write_run_tables(
+        patches, shards = catalog.write_run_tables(
             run, run_id, inventory.scans, inventory.findings, inventory.rejects, plan, settings.store.shard_rows
         )
         stage.advance()
@@ -299,7 +299,7 @@ def publish(
         }
         write_report(run, places.images(digest(settings.cleaning)), {"run_id": run_id, **manifest})
         stage.advance()
-        published = catalog.publish(workspace, run_id, manifest)
+        published = catalog.publish(workspace, run_id, manifest, shards)
         stage.advance()
     return published
 

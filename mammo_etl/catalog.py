@@ -1,6 +1,6 @@
 """The only Parquet writer: a run's tables, the catalog, and the publishing of a run."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from mammo_etl import extract, store
 from mammo_etl.files import digest_of_file
-from mammo_etl.places import Place, files_below, name_below, remove_tree
+from mammo_etl.places import Place, files_below, name_below, read_each, remove_tree
 from mammo_etl.reader import DamagedRunError, PublishedRun, open_run, read_manifest, read_table
 from mammo_etl.records import Finding, Rejection, Scan
 from mammo_etl.schema import FORMAT_VERSION, PATCHES, to_table
@@ -64,13 +64,13 @@ def write_run_tables(
     rejects: Iterable[Rejection],
     plan: pd.DataFrame,
     shard_rows: int,
-) -> pd.DataFrame:
-    """Writes the four tables of a run whose shards are all there; returns the patch table.
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Writes the four tables of a run whose shards are all there; returns the patch table, and the SHA-256 of each shard's file by its name in the run.
 
     Raises IncompleteRunError naming the shards that are missing or damaged.
     """
     shards = store.shard_ranges(len(plan), shard_rows)
-    receipts = [extract.valid_receipt(run, shard) for shard in range(len(shards))]
+    receipts = list(read_each(lambda shard: extract.valid_receipt(run, shard), range(len(shards))))
     gaps = [shard for shard, receipt in enumerate(receipts) if receipt is None]
     if gaps:
         raise IncompleteRunError(f"{run}: shards not written or damaged: {gaps}; run the build again")
@@ -84,7 +84,9 @@ def write_run_tables(
     write_table(run / "rejects.parquet", to_table(rejects, Rejection))
     table = pa.Table.from_pandas(patches, PATCHES, preserve_index=False).replace_schema_metadata(PATCHES.metadata)
     write_table(run / "patches.parquet", table, row_group=65536)
-    return patches
+    array = run / "patches.zarr"
+    files = [name_below(store.shard_path(array, shard), run) for shard in range(len(shards))]
+    return patches, {name: receipt["sha256"] for name, receipt in zip(files, receipts, strict=True) if receipt}
 
 
 def run_files(folder: Place) -> list[str]:
@@ -93,9 +95,10 @@ def run_files(folder: Place) -> list[str]:
     return sorted(name for name in names if name != "manifest.json" and not name.startswith("shards/"))
 
 
-def publish(workspace: Place, run_id: str, manifest: dict[str, Any]) -> PublishedRun:
+def publish(workspace: Place, run_id: str, manifest: dict[str, Any], shards: Mapping[str, str]) -> PublishedRun:
     """Finishes a run whose tables, shards and report are written: its manifest, then catalog and `current.json`.
 
+    `shards` are the digests of the shards' files, as `write_run_tables` has found them; all other files are read once more.
     A run that was published before, and damaged since, stays the child of the same parent.
     """
     folder = Workspace(workspace).run(run_id)
@@ -111,7 +114,7 @@ def publish(workspace: Place, run_id: str, manifest: dict[str, Any]) -> Publishe
         **manifest,
         **history,
         "versions": package_versions(),
-        "digests": {name: digest_of_file(folder / name) for name in run_files(folder)},
+        "digests": {name: shards.get(name) or digest_of_file(folder / name) for name in run_files(folder)},
     }
     write_sealed(folder / "manifest.json", full)
     run = open_run(workspace, run_id)
@@ -204,10 +207,14 @@ def verify_run(run: PublishedRun) -> list[str]:
 def verify_files(run: PublishedRun) -> Iterator[str | None]:
     """The fault of each file of a run, None for one that is what the manifest's digest says."""
     digests: dict[str, str] = run.manifest["digests"]
-    for name, expected in digests.items():
+
+    def fault_of(name: str) -> str | None:
         path = run.folder / name
-        if not path.is_file():
-            yield f"{path}: missing"
-        else:
-            yield None if digest_of_file(path) == expected else f"{path}: changed since it was published"
+        try:
+            found = digest_of_file(path)
+        except (FileNotFoundError, IsADirectoryError):
+            return f"{path}: missing"
+        return None if found == digests[name] else f"{path}: changed since it was published"
+
+    yield from read_each(fault_of, list(digests))
     yield from (f"{run.folder / name}: not part of the run" for name in run_files(run.folder) if name not in digests)

@@ -57,6 +57,7 @@ _READERS = 16
 _BATCH = 1024
 """Names that it takes on at a time."""
 
+Name = TypeVar("Name")
 Result = TypeVar("Result")
 
 
@@ -304,7 +305,7 @@ def shown(place: Place) -> Path | str:
     return place if isinstance(place, Path) else str(place)
 
 
-def read_each(read: Callable[[str], Result], names: Sequence[str]) -> Iterator[Result]:
+def read_each(read: Callable[[Name], Result], names: Sequence[Name]) -> Iterator[Result]:
     """What `read` gives for each name, in order; several are read at a time, as an object store takes milliseconds to answer."""
     with ThreadPoolExecutor(_READERS) as pool:
         for start in range(0, len(names), _BATCH):
