@@ -1,6 +1,5 @@
 """The flow from folders of raw scans to a published dataset run."""
 
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -37,6 +36,7 @@ from mammo_etl.inventory import (
 )
 from mammo_etl.leaks import check_leaks, leaks_of
 from mammo_etl.lock import locked
+from mammo_etl.places import Place, free_bytes, place_of, read_each, shown
 from mammo_etl.plan import PlanError, check_disk, check_memory, plan_patches, total_warnings
 from mammo_etl.reader import DamagedRunError, PublishedRun, published_id
 from mammo_etl.records import Candidate, Finding, Reason, Rejection, Scan
@@ -51,8 +51,9 @@ class BuildSummary(BaseModel):
     """What a build came to."""
 
     run_id: str
-    folder: Path
-    report: Path
+    folder: Path | str
+    """A local path, or an URL of an object store."""
+    report: Path | str
     new: bool
     """False if the very same run was there already."""
     counts: dict[str, int]
@@ -71,7 +72,7 @@ class BuildSummary(BaseModel):
 )
 def build_dataset(
     sources: list[SourceSettings],
-    workspace: Path,
+    workspace: Path | str,
     settings: BuildSettings = BuildSettings(),
     cluster: ClusterSettings = ClusterSettings(),
 ) -> BuildSummary:
@@ -80,33 +81,33 @@ def build_dataset(
     What earlier builds in the workspace have done under the same settings is not done again, and what was damaged since is mended. The same input
     and settings give the same run. Raises WorkspaceInUseError while another build, or a gc, is at work in the workspace.
     """
-    if deployment.id is not None and not workspace.is_absolute():
+    place = place_of(workspace)
+    if deployment.id is not None and not place.is_absolute():
         raise SettingsError(
             f"workspace {workspace}: expected an absolute path, as a worker runs flows in a temporary folder"
         )
-    workspace = workspace.absolute()
-    workspace.mkdir(parents=True, exist_ok=True)
+    place = place.absolute()
+    if isinstance(place, Path):
+        place.mkdir(parents=True, exist_ok=True)
     files = list_sources(sources)
     stages = Stages()
-    with locked(workspace, "a build"), open_client(cluster) as client:
-        inventory = step("inventory", take_inventory, client, files, workspace, settings, stages, cluster.item_seconds)
-        inventory, films = step(
-            "convert", convert, client, inventory, workspace, settings, stages, cluster.item_seconds
-        )
+    with locked(place, "a build"), open_client(cluster) as client:
+        inventory = step("inventory", take_inventory, client, files, place, settings, stages, cluster.item_seconds)
+        inventory, films = step("convert", convert, client, inventory, place, settings, stages, cluster.item_seconds)
         phantom = any(source.phantom for source in files)
-        plan, run_id, shortfalls = step("plan", make_plan, inventory, films, phantom, workspace, settings, stages)
-        published = catalog.finished_run(workspace, run_id)
+        plan, run_id, shortfalls = step("plan", make_plan, inventory, films, phantom, place, settings, stages)
+        published = catalog.finished_run(place, run_id)
         new = published is None
         if published is None:
-            step("extract", extract, client, plan, films, run_id, workspace, settings, stages, cluster.item_seconds)
+            step("extract", extract, client, plan, films, run_id, place, settings, stages, cluster.item_seconds)
             published = step(
-                "publish", publish, files, sources, inventory, plan, shortfalls, run_id, workspace, settings, stages
+                "publish", publish, files, sources, inventory, plan, shortfalls, run_id, place, settings, stages
             )
-        catalog.announce(workspace, published)
+        catalog.announce(place, published)
     summary = BuildSummary(
         run_id=run_id,
-        folder=published.folder,
-        report=published.folder / "report.html",
+        folder=shown(published.folder),
+        report=shown(published.folder / "report.html"),
         new=new,
         counts=published.manifest["counts"],
         rejects=published.manifest["rejects"],
@@ -121,7 +122,7 @@ def build_dataset(
 def take_inventory(
     client: Client,
     files: Sequence[SourceFiles],
-    workspace: Path,
+    workspace: Place,
     settings: BuildSettings,
     stages: Stages,
     seconds: float,
@@ -137,7 +138,7 @@ def take_inventory(
 
 
 def convert(
-    client: Client, inventory: Inventory, workspace: Path, settings: BuildSettings, stages: Stages, seconds: float
+    client: Client, inventory: Inventory, workspace: Place, settings: BuildSettings, stages: Stages, seconds: float
 ) -> tuple[Inventory, dict[str, FilmResult]]:
     """Cleans every film on the cluster and finds its candidates; films that cannot be used move to the rejects.
 
@@ -187,7 +188,7 @@ def make_plan(
     inventory: Inventory,
     films: dict[str, FilmResult],
     phantom: bool,
-    workspace: Path,
+    workspace: Place,
     settings: BuildSettings,
     stages: Stages,
 ) -> tuple[pd.DataFrame, str, list[str]]:
@@ -197,12 +198,13 @@ def make_plan(
     """
     with stages.stage("plan", "films", len(films)) as stage:
         candidates: list[Candidate] = []
-        for image_id in sorted(films):
-            candidates += read_candidates(workspace, settings.cleaning, settings.patches, image_id)
+        read = partial(read_candidates, workspace, settings.cleaning, settings.patches)
+        for found in read_each(read, sorted(films)):
+            candidates += found
             stage.advance()
         plan = plan_patches(inventory.scans, candidates, settings.plan, settings.normals)
         check_leaks(leaks_of(inventory.scans, plan, settings.plan))
-        check_disk(len(plan), settings.patches.size, settings.cleaning.bits, shutil.disk_usage(workspace).free)
+        check_disk(len(plan), settings.patches.size, settings.cleaning.bits, free_bytes(workspace))
     places = {"path", "roi_path", "crop_path"}
     rows: list[Scan | Finding | Rejection] = [*inventory.scans, *inventory.findings, *inventory.rejects]
     records = [{key: value for key, value in asdict(item).items() if key not in places} for item in rows]
@@ -216,7 +218,7 @@ def extract(
     plan: pd.DataFrame,
     films: dict[str, FilmResult],
     run_id: str,
-    workspace: Path,
+    workspace: Place,
     settings: BuildSettings,
     stages: Stages,
     seconds: float,
@@ -255,7 +257,7 @@ def publish(
     plan: pd.DataFrame,
     shortfalls: Sequence[str],
     run_id: str,
-    workspace: Path,
+    workspace: Place,
     settings: BuildSettings,
     stages: Stages,
 ) -> PublishedRun:
@@ -263,15 +265,14 @@ def publish(
     places = Workspace(workspace)
     run = places.run(run_id)
     with stages.stage("publish", "steps", 4) as stage:
-        patches = catalog.write_run_tables(
+        patches, shards = catalog.write_run_tables(
             run, run_id, inventory.scans, inventory.findings, inventory.rejects, plan, settings.store.shard_rows
         )
         stage.advance()
         leaks = leaks_of(inventory.scans, patches, settings.plan)
-        receipts = {
-            scan.image_id: read_receipt(workspace, settings.cleaning, scan.image_id) for scan in inventory.scans
-        }
-        statistics = {name: item["statistics"] for name, item in receipts.items()}
+        names = [scan.image_id for scan in inventory.scans]
+        receipts = read_each(partial(read_receipt, workspace, settings.cleaning), names)
+        statistics = {name: receipt["statistics"] for name, receipt in zip(names, receipts, strict=True)}
         confounds = audit(inventory.scans, patches, statistics, settings)
         stage.advance()
         kinds = {source.kind for source in files}
@@ -298,12 +299,12 @@ def publish(
         }
         write_report(run, places.images(digest(settings.cleaning)), {"run_id": run_id, **manifest})
         stage.advance()
-        published = catalog.publish(workspace, run_id, manifest)
+        published = catalog.publish(workspace, run_id, manifest, shards)
         stage.advance()
     return published
 
 
-def _parent(workspace: Path, run_id: str) -> str | None:
+def _parent(workspace: Place, run_id: str) -> str | None:
     """The run that is published until this one is."""
     try:
         parent = published_id(workspace)

@@ -18,6 +18,7 @@ from mammo_etl.files import SourceFileError
 from mammo_etl.inventory import InventoryError, list_sources
 from mammo_etl.lock import WorkspaceInUseError, locked
 from mammo_etl.phantom.source_faults import FAULTS, Fault, parse_faults
+from mammo_etl.places import Place, PlaceError, place_of, shown
 from mammo_etl.plan import PlanError
 from mammo_etl.presets import PRESETS
 from mammo_etl.reader import ReaderError, open_run
@@ -64,7 +65,12 @@ SourceOption = Annotated[
     list[str],
     typer.Option("--source", metavar="KIND=PATH", help="A source: cbis-ddsm, ddsm or mini-mias, and where it lies."),
 ]
-WorkspaceOption = Annotated[Path, typer.Option(help="Folder of images, runs and models; made if it is not there.")]
+WorkspaceOption = Annotated[
+    str,
+    typer.Option(
+        metavar="FOLDER|s3://BUCKET/PREFIX", help="Folder of images, runs and models; made if it is not there."
+    ),
+]
 SettingsOption = Annotated[Path | None, typer.Option("--settings", help="TOML file with a table per stage.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on standard output, for programs.")]
 SetOption = Annotated[
@@ -99,7 +105,7 @@ def main() -> None:
     _quiet()
     try:
         app()
-    except (SettingsError, UsageError, ReaderError) as error:
+    except (SettingsError, PlaceError, UsageError, ReaderError) as error:
         _fail(error, 2)
     except RUN_FAILURES as error:
         _fail(error, 1)
@@ -154,12 +160,13 @@ def build(
     set_: SetOption = None,
 ) -> None:
     """Build a dataset run from raw scans and publish it."""
-    _show_build(_build([SourceSettings.parse(text) for text in source], workspace, settings, set_ or [], preset))
+    place = place_of(workspace)
+    _show_build(_build([SourceSettings.parse(text) for text in source], place, settings, set_ or [], preset))
 
 
 def _build(
     sources: Sequence[SourceSettings],
-    workspace: Path,
+    workspace: Place,
     settings: Path | None,
     overrides: list[str],
     preset: str | None = None,
@@ -175,7 +182,7 @@ def _build(
 
     _log_only_surprises(IncompleteRunError, DamagedFileError, LeakError)
     try:
-        return build_dataset(list(sources), workspace, job.build, job.cluster)
+        return build_dataset(list(sources), shown(workspace), job.build, job.cluster)
     except (IncompleteRunError, DamagedFileError, LeakError) as error:
         raise RunError(str(error)) from error
 
@@ -195,19 +202,24 @@ def _log_only_surprises(*expected: type[Exception]) -> None:
         logging.getLogger(name).addFilter(surprising)
 
 
-def _check_places(sources: Sequence[SourceSettings], workspace: Path) -> None:
+def _check_places(sources: Sequence[SourceSettings], workspace: Place) -> None:
     """Wrong paths are told at once, before a server and a cluster are started for them."""
     try:
         list_sources(sources)
-        workspace.mkdir(parents=True, exist_ok=True)
+        if isinstance(workspace, Path):
+            workspace.mkdir(parents=True, exist_ok=True)
     except InventoryError as error:
         raise UsageError(str(error)) from error
     except OSError as error:
         raise UsageError(f"--workspace {workspace}: not a folder that can be made: {error.strerror}") from error
-    if not os.access(workspace, os.W_OK):
+    if isinstance(workspace, Path) and not os.access(workspace, os.W_OK):
         raise UsageError(f"--workspace {workspace}: cannot be written to")
-    with locked(workspace, "a build"):
-        pass
+    try:
+        with locked(workspace, "a build"):
+            pass
+    except (FileNotFoundError, PermissionError) as error:
+        # Of an object store.
+        raise UsageError(f"--workspace {workspace}: {error.strerror}") from error
 
 
 def _show_build(summary: "BuildSummary") -> None:
@@ -278,10 +290,10 @@ def train(
     """Train a model on a dataset run, and evaluate it."""
     flags = {"binary": binary, "width": width, "depth": depth, "epochs": epochs, "seed": seed}
     overrides = [f"training.{key}={str(value).lower()}" for key, value in flags.items() if value is not None]
-    _show_training(_train(workspace, run, settings, [*(set_ or []), *overrides]))
+    _show_training(_train(place_of(workspace), run, settings, [*(set_ or []), *overrides]))
 
 
-def _train(workspace: Path, run: str | None, settings: Path | None, overrides: list[str]) -> "TrainSummary":
+def _train(workspace: Place, run: str | None, settings: Path | None, overrides: list[str]) -> "TrainSummary":
     from flows.settings import load_settings
 
     job = load_settings(settings, overrides)
@@ -291,7 +303,7 @@ def _train(workspace: Path, run: str | None, settings: Path | None, overrides: l
 
     _log_only_surprises(TrainingError)
     try:
-        return train_model(workspace, job.training, run)
+        return train_model(shown(workspace), job.training, run)
     except TrainingError as error:
         raise RunError(str(error)) from error
 
@@ -324,7 +336,7 @@ def verify(
     """Re-read a run against the digests that it was published with; exit code 1 if anything has changed."""
     from flows import maintenance
 
-    found = maintenance.verify(workspace.absolute(), run, deep)
+    found = maintenance.verify(place_of(workspace).absolute(), run, deep)
     if json:
         typer.echo(found.model_dump_json(indent=2))
     else:
@@ -346,7 +358,7 @@ def gc(
     """List what no kept run or model needs, work of an unfinished build included; remove it with --delete."""
     from flows import maintenance
 
-    summary = maintenance.clear_up(workspace.absolute(), keep, delete)
+    summary = maintenance.clear_up(place_of(workspace).absolute(), keep, delete)
     if json:
         typer.echo(summary.model_dump_json(indent=2))
     else:
@@ -438,7 +450,7 @@ def image(
 
 @app.command()
 def demo(
-    workspace: WorkspaceOption = Path("demo"),
+    workspace: Annotated[Path, typer.Option(help="Folder of phantoms, run and model.")] = Path("demo"),
     patients: Annotated[int, typer.Option(min=16, help="Phantom patients.")] = 48,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the phantoms.")] = 0,
 ) -> None:

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 from pydantic import BaseModel
 from rich.console import Console
@@ -12,6 +11,7 @@ from flows.progress import Stages
 from mammo_etl.catalog import verify_files
 from mammo_etl.garbage import Garbage, Kind, find_garbage, remove
 from mammo_etl.lock import locked
+from mammo_etl.places import Place
 from mammo_etl.reader import DamagedRunError, ReaderError, open_run
 from mammo_etl.verify import Verification, verify_films
 
@@ -32,7 +32,7 @@ class GarbageSummary(BaseModel):
     groups: list[GarbageGroup]
 
 
-def verify(workspace: Path, run_id: str | None, deep: bool) -> Verification:
+def verify(workspace: Place, run_id: str | None, deep: bool) -> Verification:
     """Re-reads a run (the published one, if none is named) against its digests; `deep`: also against its films and their sources.
 
     Raises ReaderError if there is no such run.
@@ -59,7 +59,7 @@ def verify(workspace: Path, run_id: str | None, deep: bool) -> Verification:
     return Verification(run_id=run.run_id, files=files.done, films=films.done, faults=faults)
 
 
-def clear_up(workspace: Path, keep: int | None, delete: bool) -> GarbageSummary:
+def clear_up(workspace: Place, keep: int | None, delete: bool) -> GarbageSummary:
     """What no kept run or model needs, removed if `delete` says so.
 
     Raises ReaderError if there is no workspace, or it cannot be told, and WorkspaceInUseError while a build is at work in the workspace.

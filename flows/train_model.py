@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from flows.progress import Stage, Stages
 from flows.steps import step
 from mammo_etl import catalog
+from mammo_etl.places import Place, place_of, shown
 from mammo_model.progress import Progress
 from mammo_model.settings import TrainingSettings
 
@@ -34,8 +35,9 @@ class TrainSummary(BaseModel):
 
     model_id: str
     run_id: str
-    folder: Path
-    report: Path
+    folder: Path | str
+    """A local path, or an URL of an object store."""
+    report: Path | str
     new: bool
     """False if the very same model was there already."""
     phantom: bool
@@ -52,33 +54,34 @@ class TrainSummary(BaseModel):
     result_serializer="json",
 )
 def train_model(
-    workspace: Path, settings: TrainingSettings = TrainingSettings(), run_id: str | None = None
+    workspace: Path | str, settings: TrainingSettings = TrainingSettings(), run_id: str | None = None
 ) -> TrainSummary:
     """Trains a model on a dataset run (the published one, if none is named), and evaluates it on its test split.
 
     A training that was stopped goes on; one that is finished is not done again.
     """
     stages = Stages()
-    run = step("train and evaluate", train, workspace.absolute(), settings, run_id, stages)
+    place = place_of(workspace).absolute()
+    run = step("train and evaluate", train, place, settings, run_id, stages)
     test = run.metrics["splits"]["test"]
     names = ("accuracy", "balanced_accuracy", "weighted_precision", "weighted_recall", "weighted_f1")
     summary = TrainSummary(
         model_id=run.model_id,
         run_id=run.manifest["run_id"],
-        folder=run.folder,
-        report=run.folder / "report.html",
+        folder=shown(run.folder),
+        report=shown(run.folder / "report.html"),
         new=not run.reused,
         phantom=run.manifest["phantom"],
         figures=[Figure(name=name.replace("_", " "), **test[name]) for name in names],
         timings=stages.timings,
     )
-    catalog.write_catalog(workspace.absolute())
+    catalog.write_catalog(place)
     if FlowRunContext.get() is not None:
         create_markdown_artifact(_as_markdown(summary), key="training-summary", description=f"Model {run.model_id}")
     return summary
 
 
-def train(workspace: Path, settings: TrainingSettings, run_id: str | None, stages: Stages) -> "ModelRun":
+def train(workspace: Place, settings: TrainingSettings, run_id: str | None, stages: Stages) -> "ModelRun":
     """Trains and evaluates in this process, with a bar for each stage."""
     # TensorFlow takes ten seconds to import, which no other use of this module should pay.
     from mammo_model.model_run import train_and_evaluate

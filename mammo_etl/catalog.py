@@ -1,10 +1,8 @@
 """The only Parquet writer: a run's tables, the catalog, and the publishing of a run."""
 
-import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +12,11 @@ import pyarrow.parquet as pq
 
 from mammo_etl import extract, store
 from mammo_etl.files import digest_of_file
-from mammo_etl.reader import DamagedRunError, PublishedRun, open_run, read_manifest
+from mammo_etl.places import Place, files_below, name_below, read_each, remove_tree
+from mammo_etl.reader import DamagedRunError, PublishedRun, open_run, read_manifest, read_table
 from mammo_etl.records import Finding, Rejection, Scan
 from mammo_etl.schema import FORMAT_VERSION, PATCHES, to_table
-from mammo_etl.workspace import UNFINISHED, Workspace, read_json, replacing, write_json, write_sealed
+from mammo_etl.workspace import UNFINISHED, Workspace, entries, read_json, replacing, write_json, write_sealed
 
 CATALOG = pa.schema(
     [  # type: ignore[arg-type]  # the stubs do not know a list of fields of several types
@@ -40,13 +39,13 @@ class IncompleteRunError(Exception):
     """A run that lacks shards, or whose shards are not what their receipts say."""
 
 
-def write_table(path: Path, table: pa.Table, row_group: int | None = None) -> None:
+def write_table(path: Place, table: pa.Table, row_group: int | None = None) -> None:
     """Writes a Parquet file, whole or not at all; equal tables give equal bytes."""
     with replacing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", row_group_size=row_group)
 
 
-def write_rejects(workspace: Path, rejects: Iterable[Rejection]) -> None:
+def write_rejects(workspace: Place, rejects: Iterable[Rejection]) -> None:
     """Writes what a build under way has left out so far, for those whose build then fails."""
     write_table(Workspace(workspace).rejects, to_table(rejects, Rejection))
 
@@ -58,20 +57,20 @@ def package_versions() -> dict[str, str]:
 
 
 def write_run_tables(
-    run: Path,
+    run: Place,
     run_id: str,
     scans: Iterable[Scan],
     findings: Iterable[Finding],
     rejects: Iterable[Rejection],
     plan: pd.DataFrame,
     shard_rows: int,
-) -> pd.DataFrame:
-    """Writes the four tables of a run whose shards are all there; returns the patch table.
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Writes the four tables of a run whose shards are all there; returns the patch table, and the SHA-256 of each shard's file by its name in the run.
 
     Raises IncompleteRunError naming the shards that are missing or damaged.
     """
     shards = store.shard_ranges(len(plan), shard_rows)
-    receipts = [extract.valid_receipt(run, shard) for shard in range(len(shards))]
+    receipts = list(read_each(lambda shard: extract.valid_receipt(run, shard), range(len(shards))))
     gaps = [shard for shard, receipt in enumerate(receipts) if receipt is None]
     if gaps:
         raise IncompleteRunError(f"{run}: shards not written or damaged: {gaps}; run the build again")
@@ -85,25 +84,29 @@ def write_run_tables(
     write_table(run / "rejects.parquet", to_table(rejects, Rejection))
     table = pa.Table.from_pandas(patches, PATCHES, preserve_index=False).replace_schema_metadata(PATCHES.metadata)
     write_table(run / "patches.parquet", table, row_group=65536)
-    return patches
+    array = run / "patches.zarr"
+    files = [name_below(store.shard_path(array, shard), run) for shard in range(len(shards))]
+    return patches, {name: receipt["sha256"] for name, receipt in zip(files, receipts, strict=True) if receipt}
 
 
-def run_files(folder: Path) -> list[str]:
+def run_files(folder: Place) -> list[str]:
     """Every file below a run's folder but the manifest and receipts, by relative path, sorted."""
-    names = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return sorted(name.as_posix() for name in names if name.name != "manifest.json" and name.parts[0] != "shards")
+    names = (name_below(entry.place, folder) for entry in files_below(folder))
+    return sorted(name for name in names if name != "manifest.json" and not name.startswith("shards/"))
 
 
-def publish(workspace: Path, run_id: str, manifest: dict[str, Any]) -> PublishedRun:
+def publish(workspace: Place, run_id: str, manifest: dict[str, Any], shards: Mapping[str, str]) -> PublishedRun:
     """Finishes a run whose tables, shards and report are written: its manifest, then catalog and `current.json`.
 
+    `shards` are the digests of the shards' files, as `write_run_tables` has found them; all other files are read once more.
     A run that was published before, and damaged since, stays the child of the same parent.
     """
     folder = Workspace(workspace).run(run_id)
     before = read_manifest(folder / "manifest.json") or {}
     history: dict[str, Any] = {key: before[key] for key in ("created", "parent") if key in before}
-    for leftover in (*folder.rglob(f"{UNFINISHED}*"), *folder.rglob(f"*{store.LOCK_SUFFIX}")):
-        leftover.unlink()
+    for entry in files_below(folder):
+        if entry.place.name.startswith(UNFINISHED):
+            entry.place.unlink()
     full = {
         "format_version": FORMAT_VERSION,
         "run_id": run_id,
@@ -111,7 +114,7 @@ def publish(workspace: Path, run_id: str, manifest: dict[str, Any]) -> Published
         **manifest,
         **history,
         "versions": package_versions(),
-        "digests": {name: digest_of_file(folder / name) for name in run_files(folder)},
+        "digests": {name: shards.get(name) or digest_of_file(folder / name) for name in run_files(folder)},
     }
     write_sealed(folder / "manifest.json", full)
     run = open_run(workspace, run_id)
@@ -119,14 +122,14 @@ def publish(workspace: Path, run_id: str, manifest: dict[str, Any]) -> Published
     return run
 
 
-def announce(workspace: Path, run: PublishedRun) -> None:
+def announce(workspace: Place, run: PublishedRun) -> None:
     """Enters a finished run in the catalog and makes it the published one, last and in one atomic change.
 
     May be repeated, as after a build that was killed between its last steps.
     """
     receipts = run.folder / "shards"
-    if receipts.exists():
-        shutil.rmtree(receipts)
+    if receipts.is_dir():
+        remove_tree(receipts)
     write_catalog(workspace)
     current = Workspace(workspace).current
     pointer = {"format_version": FORMAT_VERSION, "run_id": run.run_id}
@@ -134,7 +137,7 @@ def announce(workspace: Path, run: PublishedRun) -> None:
         write_json(current, pointer)
 
 
-def finished_run(workspace: Path, run_id: str) -> PublishedRun | None:
+def finished_run(workspace: Place, run_id: str) -> PublishedRun | None:
     """The run if it is finished and whole, else None: it is then to be extracted and published, again if it was damaged since.
 
     Readers may be at it meanwhile: each of its files is replaced as a whole, by one of the same content as the file was published with, and the
@@ -153,26 +156,25 @@ def finished_run(workspace: Path, run_id: str) -> PublishedRun | None:
     return None
 
 
-def write_catalog(workspace: Path) -> None:
+def write_catalog(workspace: Place) -> None:
     """Writes the catalog anew from the manifests of all finished runs and models, so that writers at the same time lose nothing for long."""
-    root = Workspace(workspace).root
-    rows = [_run_row(manifest) for path in root.glob("runs/*/manifest.json") if (manifest := read_manifest(path))]
+    places = Workspace(workspace)
+    rows = [_run_row(manifest) for run in entries(places.runs) if (manifest := read_manifest(run / "manifest.json"))]
     rows += [
         _model_row(manifest, metrics)
-        for path in root.glob("models/*/manifest.json")
-        if (manifest := read_json(path)) and (metrics := read_json(path.with_name("metrics.json")))
+        for model in entries(places.models)
+        if (manifest := read_json(model / "manifest.json")) and (metrics := read_json(model / "metrics.json"))
     ]
     rows.sort(key=lambda row: (row["created"], row["kind"], row["id"]))
     blank = dict.fromkeys(CATALOG.names)
     table = pa.Table.from_pylist([{**blank, **row} for row in rows], schema=CATALOG)
-    path = Workspace(workspace).catalog
-    if not _holds(path, table):
-        write_table(path, table)
+    if not _holds(places.catalog, table):
+        write_table(places.catalog, table)
 
 
-def _holds(path: Path, table: pa.Table) -> bool:
+def _holds(path: Place, table: pa.Table) -> bool:
     try:
-        return bool(pq.read_table(path).equals(table))
+        return bool(read_table(path).equals(table))
     except (OSError, pa.ArrowInvalid):
         return False
 
@@ -205,10 +207,14 @@ def verify_run(run: PublishedRun) -> list[str]:
 def verify_files(run: PublishedRun) -> Iterator[str | None]:
     """The fault of each file of a run, None for one that is what the manifest's digest says."""
     digests: dict[str, str] = run.manifest["digests"]
-    for name, expected in digests.items():
+
+    def fault_of(name: str) -> str | None:
         path = run.folder / name
-        if not path.is_file():
-            yield f"{path}: missing"
-        else:
-            yield None if digest_of_file(path) == expected else f"{path}: changed since it was published"
+        try:
+            found = digest_of_file(path)
+        except (FileNotFoundError, IsADirectoryError):
+            return f"{path}: missing"
+        return None if found == digests[name] else f"{path}: changed since it was published"
+
+    yield from read_each(fault_of, list(digests))
     yield from (f"{run.folder / name}: not part of the run" for name in run_files(run.folder) if name not in digests)

@@ -5,7 +5,6 @@ A film's work is skipped where its receipts hold: same input files (by content),
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +16,7 @@ from mammo_etl.files import SourceFileError, digest_of, fingerprint_of, read_byt
 from mammo_etl.film import decode_film, read_film
 from mammo_etl.film_statistics import film_statistics
 from mammo_etl.film_work import FilmWork
+from mammo_etl.places import Place
 from mammo_etl.png import decode_png, encode_png
 from mammo_etl.records import Box, Candidate, Finding, Reason, Rejection, RoiKind, Scan, Verdict
 from mammo_etl.roi import Region, region_from_json, region_to_json
@@ -46,7 +46,7 @@ class FilmResult:
     """Breast box (y, x, height, width) on the original scan."""
 
 
-def convert_film(work: FilmWork, workspace: Path, cleaning: CleaningSettings, patches: PatchSettings) -> FilmResult:
+def convert_film(work: FilmWork, workspace: Place, cleaning: CleaningSettings, patches: PatchSettings) -> FilmResult:
     """Cleans one film and finds its candidates, as far as the receipts in the workspace do not hold.
 
     What cannot be used comes back as rejections; a film that cannot be read leaves nothing behind.
@@ -120,19 +120,19 @@ def rejection(error: SourceFileError, scan: Scan, finding: Finding | None = None
 
 
 def read_candidates(
-    workspace: Path, cleaning: CleaningSettings, patches: PatchSettings, image_id: str
+    workspace: Place, cleaning: CleaningSettings, patches: PatchSettings, image_id: str
 ) -> list[Candidate]:
     """The candidates that `convert_film` found; raises DamagedFileError if they are not there."""
     path = Workspace(workspace).candidates(digest(cleaning, patches)) / f"{image_id}.json"
     return from_rows(_known(path)["rows"], Candidate)
 
 
-def read_receipt(workspace: Path, cleaning: CleaningSettings, image_id: str) -> dict[str, Any]:
+def read_receipt(workspace: Place, cleaning: CleaningSettings, image_id: str) -> dict[str, Any]:
     """The receipt of a cleaned film; raises DamagedFileError if there is none."""
     return _known(Workspace(workspace).images(digest(cleaning)) / f"{image_id}.json")
 
 
-def _known(path: Path) -> dict[str, Any]:
+def _known(path: Place) -> dict[str, Any]:
     known = read_sealed(path)
     if known is None:
         raise DamagedFileError(f"{path}: missing, or changed after it was written; run the build again")
@@ -154,7 +154,7 @@ def _meaning(work: FilmWork) -> str:
     return digest(*({key: value for key, value in asdict(item).items() if key not in places} for item in records))
 
 
-def _valid_image(path: Path, work: FilmWork) -> dict[str, Any] | None:
+def _valid_image(path: Place, work: FilmWork) -> dict[str, Any] | None:
     """The receipt of the cleaned film if it still holds, else None."""
     receipt = read_sealed(path)
     if receipt is None or receipt["format_version"] != FORMAT_VERSION or receipt["meaning"] != _meaning(work):
@@ -169,10 +169,11 @@ def _valid_image(path: Path, work: FilmWork) -> dict[str, Any] | None:
         same = stamp is not None and stamp == known["stamp"]
         if not known["xxh3"] or (not same and _fingerprint(url) != known["xxh3"]):
             return None
-    image = path.with_suffix(".png")
-    if not image.exists() or digest_of(image.read_bytes()) != receipt["png"]:
+    try:
+        png = path.with_suffix(".png").read_bytes()
+    except FileNotFoundError:
         return None
-    return receipt
+    return receipt if digest_of(png) == receipt["png"] else None
 
 
 def _fingerprint(url: str) -> str:
@@ -244,7 +245,7 @@ def _with_evidence(finding: Finding, evidence: dict[str, Any]) -> Finding:
     )
 
 
-def _valid_candidates(path: Path, basis: str) -> list[Any] | None:
+def _valid_candidates(path: Place, basis: str) -> list[Any] | None:
     known = read_sealed(path)
     if known is None or known["format_version"] != FORMAT_VERSION or known["basis"] != basis:
         return None

@@ -1,7 +1,6 @@
 """One shard, end to end: cut its patches from the cleaned films, write it, leave a receipt."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -11,6 +10,7 @@ import pandas as pd
 from mammo_etl import store
 from mammo_etl.dicom import Pixels
 from mammo_etl.files import digest_of
+from mammo_etl.places import Place
 from mammo_etl.png import decode_png
 from mammo_etl.schema import FORMAT_VERSION
 from mammo_etl.settings import digest
@@ -50,12 +50,12 @@ def cut(image: Pixels, box: tuple[int, int, int, int], y: int, x: int, size: int
     return patch
 
 
-def receipt_path(run: Path, shard: int) -> Path:
+def receipt_path(run: Place, shard: int) -> Place:
     """Receipt of a shard while its run is in progress."""
     return run / "shards" / f"{shard:06d}.json"
 
 
-def extract_shard(work: ShardWork, run: Path, images: Path) -> ShardResult:
+def extract_shard(work: ShardWork, run: Place, images: Place) -> ShardResult:
     """Writes one shard of `run`/patches.zarr from the PNGs in `images`, unless its receipt holds.
 
     Raises DamagedFileError if a PNG is missing or damaged, or not of the array's depth.
@@ -71,7 +71,7 @@ def extract_shard(work: ShardWork, run: Path, images: Path) -> ShardResult:
         image = read_image(images / f"{image_id}.png", expected, block.dtype)
         for index, y, x in zip(rows.index, rows["y"], rows["x"], strict=True):
             block[index] = cut(image, box, y, x, size)
-    store.write_shard(array, range(work.start, work.start + len(block)), block)
+    sha256 = store.write_shard(array, range(work.start, work.start + len(block)), block)
     # One patch at a time: of the whole shard, NumPy would make 0.5 GB of 64-bit floats.
     moments = [cv2.meanStdDev(patch) for patch in block]
     receipt = {
@@ -79,7 +79,7 @@ def extract_shard(work: ShardWork, run: Path, images: Path) -> ShardResult:
         "basis": basis,
         "start": work.start,
         "rows": len(block),
-        "sha256": digest_of(store.shard_path(array, work.shard).read_bytes()),
+        "sha256": sha256,
         "mean": [float(mean[0, 0]) for mean, _ in moments],
         "std": [float(std[0, 0]) for _, std in moments],
     }
@@ -87,22 +87,24 @@ def extract_shard(work: ShardWork, run: Path, images: Path) -> ShardResult:
     return ShardResult(work.shard, False, len(block))
 
 
-def valid_receipt(run: Path, shard: int, basis: str | None = None) -> dict[str, Any] | None:
+def valid_receipt(run: Place, shard: int, basis: str | None = None) -> dict[str, Any] | None:
     """Receipt of a shard if it holds: for that `basis` (any, if None), and the shard's file is what was written."""
     receipt = read_sealed(receipt_path(run, shard))
     if receipt is None or receipt["format_version"] != FORMAT_VERSION or basis not in (None, receipt["basis"]):
         return None
-    file = store.shard_path(run / "patches.zarr", shard)
-    if not file.exists() or digest_of(file.read_bytes()) != receipt["sha256"]:
+    try:
+        content = store.shard_path(run / "patches.zarr", shard).read_bytes()
+    except FileNotFoundError:
         return None
-    return receipt
+    return receipt if digest_of(content) == receipt["sha256"] else None
 
 
-def read_image(path: Path, expected: str, dtype: np.dtype[Any]) -> Pixels:
+def read_image(path: Place, expected: str, dtype: np.dtype[Any]) -> Pixels:
     """A cleaned film; raises DamagedFileError if it is not there, or not of the SHA-256 `expected` and the depth `dtype`."""
-    if not path.exists():
-        raise DamagedFileError(f"{path}: the cleaned film is gone; run the build again")
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise DamagedFileError(f"{path}: the cleaned film is gone; run the build again") from error
     if digest_of(content) != expected:
         raise DamagedFileError(f"{path}: the cleaned film was changed after it was written; run the build again")
     image = decode_png(content)

@@ -21,6 +21,7 @@ try:
 except ImportError:  # The extra `s3` is not installed.
     BotoCoreError = OSError
 
+from mammo_etl.places import Place
 from mammo_etl.records import Reason, Rejection
 from mammo_etl.transient import is_transient
 
@@ -164,8 +165,8 @@ def digest_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def digest_of_file(path: Path) -> str:
-    """SHA-256 of a local file of any size, hexadecimal."""
+def digest_of_file(path: Place) -> str:
+    """SHA-256 of a workspace's file of any size, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -4,21 +4,19 @@ A run needs the films that it lists, cleaned and searched under its settings: wi
 its sources. A model needs its run. The published run and every model are kept whatever is asked.
 """
 
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from mammo_etl import catalog
 from mammo_etl.files import digest_of_file
-from mammo_etl.reader import ReaderError, published_id, read_manifest
+from mammo_etl.places import Place, files_below, remove_tree
+from mammo_etl.reader import ReaderError, published_id, read_manifest, read_table
 from mammo_etl.schema import FORMAT_VERSION
 from mammo_etl.settings import digest
-from mammo_etl.workspace import UNFINISHED, Workspace, read_json
+from mammo_etl.workspace import UNFINISHED, Workspace, entries, read_json
 
 
 class Kind(StrEnum):
@@ -36,35 +34,39 @@ class Garbage:
     """A file, or a run's folder, that is not needed."""
 
     kind: Kind
-    path: Path
+    path: Place
     size: int
     """Bytes."""
 
 
-def find_garbage(workspace: Path, keep: int | None = None) -> Iterator[Garbage]:
+def find_garbage(workspace: Place, keep: int | None = None) -> Iterator[Garbage]:
     """What can go, while no build is at work (see `mammo_etl.lock`).
 
     Of the finished runs all stay, or the `keep` newest, besides the published one and those of models. Raises ReaderError if what is kept cannot be
     known: a kept run is damaged or of a newer format, or `current.json` is damaged.
     """
     places = Workspace(workspace)
-    manifests = {path.name: read_manifest(path / "manifest.json") for path in _entries(places.runs)}
+    manifests = {path.name: read_manifest(path / "manifest.json") for path in entries(places.runs)}
     finished = {run_id: manifest for run_id, manifest in manifests.items() if manifest is not None}
     kept = _kept_runs(places, finished, keep)
     # Before anything is yielded, and so may be removed, all that is kept is known.
     images, candidates = _needed(places, {run_id: finished.get(run_id) for run_id in kept})
-    for path in _entries(places.runs):
+    for path in entries(places.runs):
         if path.name not in kept:
-            yield Garbage(Kind.OLD_RUN if path.name in finished else Kind.UNFINISHED_RUN, path, _size(path))
+            yield Garbage(
+                Kind.OLD_RUN if path.name in finished else Kind.UNFINISHED_RUN,
+                path,
+                sum(entry.size for entry in files_below(path)),
+            )
     yield from _films(places.root / "images", Kind.IMAGE, {".png", ".json"}, images)
     yield from _films(places.root / "candidates", Kind.CANDIDATES, {".json"}, candidates)
-    for path in _entries(places.root):
+    for path in entries(places.root):
         # A training may be writing the catalog at this moment.
         if path.name.startswith(UNFINISHED) and not path.name.endswith(places.catalog.name):
-            yield Garbage(Kind.LEFTOVER, path, _size(path))
+            yield Garbage(Kind.LEFTOVER, path, len(path.read_bytes()))
 
 
-def remove(workspace: Path, garbage: Iterable[Garbage]) -> Iterator[Garbage]:
+def remove(workspace: Place, garbage: Iterable[Garbage]) -> Iterator[Garbage]:
     """Removes what was found, and yields each item once it is gone.
 
     May be stopped anywhere: what is left is a workspace like any other, and what is left to remove is found again.
@@ -73,19 +75,16 @@ def remove(workspace: Path, garbage: Iterable[Garbage]) -> Iterator[Garbage]:
         if item.kind in {Kind.OLD_RUN, Kind.UNFINISHED_RUN} and item.path.is_dir():
             # First, as a run with a manifest is taken for a whole one.
             (item.path / "manifest.json").unlink(missing_ok=True)
-            shutil.rmtree(item.path)
+            remove_tree(item.path)
         else:
             item.path.unlink()
         yield item
     root = Workspace(workspace).root
-    for folder in [*_entries(root / "images"), *_entries(root / "candidates")]:
-        if folder.is_dir() and not any(folder.iterdir()):
+    for folder in [*entries(root / "images"), *entries(root / "candidates")]:
+        # On an object store there are no empty folders.
+        if isinstance(folder, Path) and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
     catalog.write_catalog(workspace)
-
-
-def _entries(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
 def _kept_runs(places: Workspace, finished: dict[str, dict[str, Any]], keep: int | None) -> set[str]:
@@ -94,7 +93,7 @@ def _kept_runs(places: Workspace, finished: dict[str, dict[str, Any]], keep: int
     published = published_id(places.root)
     if published is not None:
         kept.add(published)
-    for model in _entries(places.models):
+    for model in entries(places.models):
         manifest = read_json(model / "manifest.json")
         # A training under way has no manifest yet; its model's name begins with that of its run.
         kept |= {manifest["run_id"]} if manifest else {name for name in finished if model.name.startswith(f"{name}-")}
@@ -109,7 +108,7 @@ def _needed(
     candidates: dict[str, set[str]] = {}
     for run_id, manifest in kept.items():
         folder = places.run(run_id)
-        if not folder.exists():
+        if not folder.is_dir():
             # A model whose run was lost needs nothing more.
             continue
         table = folder / "scans.parquet"
@@ -122,24 +121,18 @@ def _needed(
             raise ReaderError(
                 f"{folder}: format version {version} is newer than {FORMAT_VERSION}, so that it cannot be told which films it needs"
             )
-        films = {str(name) for name in pq.read_table(table, columns=["image_id"])["image_id"].to_pylist()}
+        films = {str(name) for name in read_table(table, ["image_id"])["image_id"].to_pylist()}
         cleaning, patches = manifest["settings"]["cleaning"], manifest["settings"]["patches"]
         images.setdefault(digest(cleaning, version=version), set()).update(films)
         candidates.setdefault(digest(cleaning, patches, version=version), set()).update(films)
     return images, candidates
 
 
-def _films(folder: Path, kind: Kind, suffixes: set[str], needed: dict[str, set[str]]) -> Iterator[Garbage]:
+def _films(folder: Place, kind: Kind, suffixes: set[str], needed: dict[str, set[str]]) -> Iterator[Garbage]:
     """Files of films below `folder`/<digest> that are not needed."""
-    for settings in _entries(folder):
-        films = needed.get(settings.name, set())
-        for path in _entries(settings):
-            if path.name.startswith(UNFINISHED):
-                yield Garbage(Kind.LEFTOVER, path, _size(path))
-            elif path.suffix in suffixes and path.stem not in films:
-                yield Garbage(kind, path, _size(path))
-
-
-def _size(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
+    for entry in files_below(folder):
+        path = entry.place
+        if path.name.startswith(UNFINISHED):
+            yield Garbage(Kind.LEFTOVER, path, entry.size)
+        elif path.suffix in suffixes and path.stem not in needed.get(path.parent.name, ()):
+            yield Garbage(kind, path, entry.size)

@@ -1,12 +1,14 @@
 """Reading a published run: all that training and analysis need of this package."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from mammo_etl import store
+from mammo_etl.places import Place, place_of
 from mammo_etl.schema import FORMAT_VERSION
 from mammo_etl.workspace import Workspace, read_json, read_sealed
 
@@ -24,23 +26,30 @@ class PublishedRun:
     """A finished dataset run; its folder never changes."""
 
     run_id: str
-    folder: Path
+    folder: Place
     manifest: dict[str, Any]
 
     def patches(self) -> pd.DataFrame:
         """The patch table, sorted by row; columns as `mammo_etl.records.Patch`."""
-        return pd.read_parquet(self.folder / "patches.parquet")
+        return read_table(self.folder / "patches.parquet").to_pandas()
 
     def open_patches(self) -> Any:
         """The pixels as a read-only TensorStore, (N, size, size) uint8 or uint16; row i belongs to row i of the patch table."""
         return store.open_patches(self.folder / "patches.zarr")
 
 
-def open_run(workspace: Path, run_id: str | None = None) -> PublishedRun:
+def read_table(path: Place, columns: list[str] | None = None) -> pa.Table:
+    """A Parquet file, or some of its columns."""
+    with path.open("rb") as file:
+        return pq.read_table(file, columns=columns)
+
+
+def open_run(workspace: str | Place, run_id: str | None = None) -> PublishedRun:
     """The run that `current.json` names, or the one asked for.
 
     Raises ReaderError if there is none, or if it is of a newer format, and DamagedRunError if it is damaged.
     """
+    workspace = place_of(workspace)
     run_id = run_id or published_id(workspace)
     if run_id is None:
         raise ReaderError(f"{workspace}: no published run here; make one with `mammo build`")
@@ -58,7 +67,7 @@ def open_run(workspace: Path, run_id: str | None = None) -> PublishedRun:
     return PublishedRun(run_id, folder, manifest)
 
 
-def published_id(workspace: Path) -> str | None:
+def published_id(workspace: Place) -> str | None:
     """The run that `current.json` names; None if nothing was published. Raises DamagedRunError if the file is damaged."""
     path = Workspace(workspace).current
     if not path.exists():
@@ -69,7 +78,7 @@ def published_id(workspace: Path) -> str | None:
     return str(current["run_id"])
 
 
-def read_manifest(path: Path) -> dict[str, Any] | None:
+def read_manifest(path: Place) -> dict[str, Any] | None:
     """A run's manifest; None if there is none, or if it has changed since it was written. Earlier versions did not seal theirs."""
     manifest = read_json(path)
     if not isinstance(manifest, dict) or "format_version" not in manifest:

@@ -8,16 +8,16 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow.parquet as pq
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from mammo_etl.confounds import CLUES, TASKS, scanner_of
 from mammo_etl.files import name_of
 from mammo_etl.film_pictures import choose_films, doubtful_masks, draw_film
+from mammo_etl.places import Place, read_each
+from mammo_etl.reader import read_table
 from mammo_etl.records import (
     REASONS,
     ROI_FLAGS,
@@ -65,21 +65,21 @@ class Located:
     """Patches that show most of it."""
 
 
-def write_report(folder: Path, images: Path, manifest: Mapping[str, Any]) -> None:
+def write_report(folder: Place, images: Place, manifest: Mapping[str, Any]) -> None:
     """Writes `folder`/report.html, whole or not at all.
 
     `folder` holds the four tables of the run, `images` the cleaned films and receipts of the run's cleaning settings.
     `manifest` has `run_id`, `parent`, `sources`, `settings`, `timings`, `phantom` and `warnings`, `leaks` as rows of
     `mammo_etl.leaks.LeakRow`, and `confounds` as `mammo_etl.confounds.audit` gives them. Equal arguments give equal bytes. Raises FileNotFoundError if a table, a receipt or the PNG of a film that is shown is missing.
     """
-    scans = from_rows(pq.read_table(folder / "scans.parquet").to_pylist(), Scan)
-    findings = from_rows(pq.read_table(folder / "findings.parquet").to_pylist(), Finding)
-    rejects = from_rows(pq.read_table(folder / "rejects.parquet").to_pylist(), Rejection)
+    scans = from_rows(read_table(folder / "scans.parquet").to_pylist(), Scan)
+    findings = from_rows(read_table(folder / "findings.parquet").to_pylist(), Finding)
+    rejects = from_rows(read_table(folder / "rejects.parquet").to_pylist(), Rejection)
     columns = ["source", "image_id", "patient_id", "split", "label", "finding_id", "y", "x", "size"]
-    patches = pd.read_parquet(folder / "patches.parquet", columns=columns)
-    receipts = {
-        scan.image_id: json.loads((images / f"{scan.image_id}.json").read_text(encoding="utf-8")) for scan in scans
-    }
+    patches = read_table(folder / "patches.parquet", columns).to_pandas()
+    names = [scan.image_id for scan in scans]
+    read = read_each(lambda name: json.loads((images / f"{name}.json").read_text(encoding="utf-8")), names)
+    receipts = dict(zip(names, read, strict=True))
     located = _located(scans, receipts, patches)
     doubtful = doubtful_masks({image_id: receipt["quality"] for image_id, receipt in receipts.items()})
     samples = choose_films(scans, _classes_of_films(patches, located), doubtful)

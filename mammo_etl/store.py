@@ -1,12 +1,10 @@
-"""The only writer and reader of `patches.zarr`.
+"""The only writer and reader of `patches.zarr`, on a local disk or an object store.
 
 Zarr v3, (N, size, size) uint8 or uint16 as the cleaned films are, one patch per chunk, whole shards of patches. zarr-python makes the array and its metadata, so that any
-Zarr reader opens it; TensorStore moves the pixels, some thirty times faster for random patches.
+Zarr reader opens it; TensorStore encodes and reads the pixels, some thirty times faster for random patches.
 """
 
-import os
-import re
-from pathlib import Path
+import json
 from typing import Any
 
 import numpy as np
@@ -17,11 +15,10 @@ from zarr.codecs import ZstdCodec
 from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
+from mammo_etl.files import digest_of
+from mammo_etl.places import Place, kvstore_of, name_below
 from mammo_etl.settings import StoreSettings
 from mammo_etl.workspace import write_bytes
-
-LOCK_SUFFIX = ".__lock"
-"""What TensorStore appends to a file's name while it writes it; one that is left was being written when its process was killed."""
 
 
 def shard_ranges(rows: int, shard_rows: int) -> list[range]:
@@ -29,12 +26,12 @@ def shard_ranges(rows: int, shard_rows: int) -> list[range]:
     return [range(start, min(start + shard_rows, rows)) for start in range(0, rows, shard_rows)]
 
 
-def shard_path(array: Path, shard: int) -> Path:
+def shard_path(array: Place, shard: int) -> Place:
     """File of a shard (Zarr v3 default chunk key encoding)."""
     return array / "c" / str(shard) / "0" / "0"
 
 
-def create_patches(path: Path, rows: int, size: int, settings: StoreSettings, bits: int = 8) -> None:
+def create_patches(path: Place, rows: int, size: int, settings: StoreSettings, bits: int = 8) -> None:
     """Makes the empty array of `rows` patches of 8 or 16 `bits` a pixel; shards that are there already are kept, and damaged metadata mended."""
     files: dict[str, Buffer] = {}
     zarr.create_array(
@@ -53,43 +50,41 @@ def create_patches(path: Path, rows: int, size: int, settings: StoreSettings, bi
         write_bytes(place, metadata)
 
 
-def open_patches(path: Path, *, write: bool = False) -> Any:
-    """The array as a TensorStore, read-only unless `write`.
+def open_patches(path: Place) -> Any:
+    """The array as a read-only TensorStore.
 
     Raises FileNotFoundError if there is none.
     """
     if not (path / "zarr.json").exists():
         raise FileNotFoundError(f"{path}: no patch store here")
-    spec = {
-        "driver": "zarr3",
-        "kvstore": {"driver": "file", "path": str(path)},
-        "recheck_cached_data": "open",
-        # Else a shard of black patches would have no file, and look like one that was never written.
-        "store_data_equal_to_fill_value": True,
-    }
-    return ts.open(spec, open=True, read=True, write=write).result()
+    spec = {"driver": "zarr3", "kvstore": kvstore_of(path), "recheck_cached_data": "open"}
+    return ts.open(spec, open=True, read=True, write=False).result()
 
 
-def write_shard(path: Path, rows: range, patches: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
-    """Writes one whole shard; TensorStore puts it in place by renaming a finished file.
+def write_shard(path: Place, rows: range, patches: NDArray[np.uint8] | NDArray[np.uint16]) -> str:
+    """Writes one whole shard, whole or not at all; returns its file's SHA-256.
 
     `patches` is (len(rows), size, size), of the array's dtype. Raises ValueError if it is of another, which would be converted in silence, or
     unless the rows are exactly one shard: two writers of one shard would lose each other's rows. Raises OSError naming the shard if it cannot
     be written, as on a full disk.
     """
-    array = open_patches(path, write=True)
+    metadata = json.loads((path / "zarr.json").read_bytes())
+    spec = {
+        "driver": "zarr3",
+        "kvstore": {"driver": "memory"},
+        "metadata": metadata,
+        # Else a shard of black patches would have no file, and look like one that was never written.
+        "store_data_equal_to_fill_value": True,
+    }
+    array: Any = ts.open(spec, create=True, context=ts.Context()).result()
     shard_rows = array.chunk_layout.write_chunk.shape[0]
     if rows.start % shard_rows or rows.stop != min(rows.start + shard_rows, array.shape[0]):
         raise ValueError(f"rows {rows.start} to {rows.stop} are not one whole shard of {shard_rows}")
     if patches.dtype != array.dtype.numpy_dtype:
         raise ValueError(f"patches are {patches.dtype}, {path} holds {array.dtype.name}")
     # Not copied, as nobody changes them before it is done.
-    try:
-        array[rows.start : rows.stop].write(patches, can_reference_source_data_indefinitely=True).result()
-    except ValueError as error:
-        code = re.search(r"os_error_code='(\d+)'", str(error))
-        if code is None:
-            raise
-        raise OSError(
-            int(code[1]), os.strerror(int(code[1])), str(shard_path(path, rows.start // shard_rows))
-        ) from error
+    array[rows.start : rows.stop].write(patches, can_reference_source_data_indefinitely=True).result()
+    file = shard_path(path, rows.start // shard_rows)
+    content: bytes = array.kvstore[name_below(file, path)]
+    write_bytes(file, content)
+    return digest_of(content)

@@ -1,18 +1,17 @@
 """A published run against what it was made from: its source films, and the cleaned films that its patches were cut from."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from mammo_etl.convert import input_files
 from mammo_etl.extract import cut, read_image
 from mammo_etl.files import SourceFileError, fingerprint_of, read_bytes
-from mammo_etl.reader import PublishedRun
+from mammo_etl.places import Place
+from mammo_etl.reader import PublishedRun, read_table
 from mammo_etl.records import Finding, Scan
 from mammo_etl.schema import from_rows
 from mammo_etl.settings import digest
@@ -31,7 +30,7 @@ class Verification(BaseModel):
     """A sentence each, that begins with the file concerned."""
 
 
-def verify_films(workspace: Path, run: PublishedRun) -> Iterator[list[str]]:
+def verify_films(workspace: Place, run: PublishedRun) -> Iterator[list[str]]:
     """The faults of each film of a run, film by film: source files that have changed since the film was cleaned, a damaged receipt or cleaned
     film, and rows of the store that are not what is cut from it.
 
@@ -41,12 +40,12 @@ def verify_films(workspace: Path, run: PublishedRun) -> Iterator[list[str]]:
         digest(run.manifest["settings"]["cleaning"], version=run.manifest["format_version"])
     )
     array = run.open_patches()
-    scans = from_rows(pq.read_table(run.folder / "scans.parquet").to_pylist(), Scan)
+    scans = from_rows(read_table(run.folder / "scans.parquet").to_pylist(), Scan)
     findings: dict[str, list[Finding]] = {}
-    for finding in from_rows(pq.read_table(run.folder / "findings.parquet").to_pylist(), Finding):
+    for finding in from_rows(read_table(run.folder / "findings.parquet").to_pylist(), Finding):
         findings.setdefault(finding.image_id, []).append(finding)
     columns = ["row", "image_id", "y", "x", "size"]
-    patches = pd.read_parquet(run.folder / "patches.parquet", columns=columns)
+    patches = read_table(run.folder / "patches.parquet", columns).to_pandas()
     rows_of = patches.groupby("image_id").indices
     for scan in scans:
         path = images / f"{scan.image_id}.json"
@@ -74,7 +73,7 @@ def _source_faults(files: Sequence[str], receipt: dict[str, Any]) -> Iterator[st
 
 
 def _patch_faults(
-    receipt_path: Path, receipt: dict[str, Any], patches: pd.DataFrame, array: Any, run: PublishedRun
+    receipt_path: Place, receipt: dict[str, Any], patches: pd.DataFrame, array: Any, run: PublishedRun
 ) -> Iterator[str]:
     png = receipt_path.with_suffix(".png")
     try:

@@ -1,4 +1,4 @@
-"""Where everything lies in a workspace, and how files get there: whole or not at all.
+"""Where everything lies in a workspace, on a local disk or an object store, and how files get there: whole or not at all.
 
 WORKSPACE/
   images/<digest>/<image_id>.png, .json          cleaned films and their receipts, shared by runs
@@ -21,54 +21,61 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mammo_etl.places import Place
+
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """Paths below a workspace's root folder."""
+    """Places below a workspace's root."""
 
-    root: Path
+    root: Place
 
     @property
-    def catalog(self) -> Path:
+    def catalog(self) -> Place:
         """Table of runs and models."""
         return self.root / "catalog.parquet"
 
     @property
-    def rejects(self) -> Path:
+    def rejects(self) -> Place:
         """What the latest build left out."""
         return self.root / "rejects.parquet"
 
     @property
-    def current(self) -> Path:
+    def current(self) -> Place:
         """Pointer to the published run."""
         return self.root / "current.json"
 
     @property
-    def lock(self) -> Path:
+    def lock(self) -> Place:
         """File whose lock the one writer of the workspace holds."""
         return self.root / "lock"
 
     @property
-    def runs(self) -> Path:
+    def runs(self) -> Place:
         """Folder of dataset runs."""
         return self.root / "runs"
 
     @property
-    def models(self) -> Path:
+    def models(self) -> Place:
         """Folder of model runs."""
         return self.root / "models"
 
-    def images(self, digest: str) -> Path:
+    def images(self, digest: str) -> Place:
         """Folder of the films cleaned under settings with that digest."""
         return self.root / "images" / digest
 
-    def candidates(self, digest: str) -> Path:
+    def candidates(self, digest: str) -> Place:
         """Folder of the candidates found under settings with that digest."""
         return self.root / "candidates" / digest
 
-    def run(self, run_id: str) -> Path:
+    def run(self, run_id: str) -> Place:
         """Folder of a dataset run."""
         return self.runs / run_id
+
+
+def entries(folder: Place) -> list[Place]:
+    """What is right below a folder, sorted by name; empty if there is none."""
+    return sorted(folder.iterdir(), key=str) if folder.is_dir() else []
 
 
 class DamagedFileError(Exception):
@@ -80,11 +87,17 @@ UNFINISHED = ".unfinished-"
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, of the same suffix, that takes its place when the block ends, and vanishes if the block raises.
+def replacing(path: Place) -> Iterator[Path]:
+    """A temporary local path, of the same suffix, whose file takes the place of `path` when the block ends, and vanishes if the block raises.
 
     An OSError, as of a full disk, names `path`.
     """
+    if not isinstance(path, Path):
+        with tempfile.TemporaryDirectory(prefix="mammo-") as folder:
+            temporary = Path(folder) / path.name
+            yield temporary
+            path.write_bytes(temporary)
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED, suffix=f"-{path.name}")
@@ -101,13 +114,16 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Place, content: bytes) -> None:
     """Writes a file whole or not at all."""
+    if not isinstance(path, Path):
+        path.write_bytes(content)
+        return
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
-def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
+def write_json(path: Place, value: Any, indent: int | None = 2) -> None:
     """Writes JSON for people and programs, whole or not at all; raises ValueError for NaN and infinities, which JSON has not.
 
     Without an indent it is written several times faster.
@@ -115,7 +131,7 @@ def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
     write_bytes(path, (json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
-def read_json(path: Path) -> Any | None:
+def read_json(path: Place) -> Any | None:
     """JSON of a file; None if there is no such file or it is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -123,12 +139,12 @@ def read_json(path: Path) -> Any | None:
         return None
 
 
-def write_sealed(path: Path, content: dict[str, Any], indent: int | None = 2) -> None:
+def write_sealed(path: Place, content: dict[str, Any], indent: int | None = 2) -> None:
     """Writes a JSON object with a digest of itself under `seal`, whole or not at all; see `write_json`."""
     write_json(path, {**content, "seal": _seal(content)}, indent)
 
 
-def read_sealed(path: Path) -> dict[str, Any] | None:
+def read_sealed(path: Place) -> dict[str, Any] | None:
     """What `write_sealed` wrote; None if there is no such file, or it has changed since."""
     value = read_json(path)
     if not isinstance(value, dict):

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from mammo_etl.workspace import replacing
+from mammo_etl.places import Place, local_copy
+from mammo_etl.workspace import entries, replacing
 
 _STATE = re.compile(r"state-(\d+)\.weights\.h5")
 
@@ -27,13 +28,12 @@ def write_history(path: Path, rows: list[Row]) -> None:
         writer.writerows(rows)
 
 
-def read_history(path: Path) -> list[Row]:
+def read_history(path: Place) -> list[Row]:
     """Rows of a file that `write_history` wrote."""
-    with path.open(encoding="ascii", newline="") as file:
-        return [
-            {name: int(text) if name == "epoch" else float(text) for name, text in row.items()}
-            for row in csv.DictReader(file)
-        ]
+    return [
+        {name: int(text) if name == "epoch" else float(text) for name, text in row.items()}
+        for row in csv.DictReader(path.read_text(encoding="ascii").splitlines())
+    ]
 
 
 @dataclass
@@ -44,22 +44,23 @@ class Checkpoints:
     validation loss so far. The state is written last: an epoch whose state is missing is trained again.
     """
 
-    folder: Path
+    folder: Place
     """Folder of those files."""
-    history_path: Path
+    history_path: Place
     """history.csv: one row per epoch since the first, whatever the restarts."""
     rows: list[Row] = field(default_factory=list)
     """Rows of the history, in order; `epoch` counts from 1."""
 
     @classmethod
-    def restore(cls, folder: Path, history_path: Path, model: Any) -> Self:
+    def restore(cls, folder: Place, history_path: Place, model: Any) -> Self:
         """Brings a compiled model to the last saved state, if there is one."""
         checkpoints = cls(folder, history_path)
-        epochs = [int(match[1]) for path in folder.glob("state-*") if (match := _STATE.fullmatch(path.name))]
+        epochs = [int(match[1]) for path in entries(folder) if (match := _STATE.fullmatch(path.name))]
         if epochs:
             done = max(epochs)
             model.optimizer.build(model.trainable_variables)
-            model.load_weights(checkpoints._state(done))
+            with local_copy(checkpoints._state(done)) as file:
+                model.load_weights(file)
             checkpoints.rows = read_history(history_path)[:done]
         return checkpoints
 
@@ -75,7 +76,7 @@ class Checkpoints:
         return min(losses, key=lambda epoch: losses[epoch]) if losses else None
 
     @property
-    def best_path(self) -> Path | None:
+    def best_path(self) -> Place | None:
         """The model of the best epoch."""
         return None if self.best_epoch is None else self.folder / f"best-{self.best_epoch}.keras"
 
@@ -91,10 +92,10 @@ class Checkpoints:
             model.save_weights(temporary)
         self._forget_others()
 
-    def _state(self, epochs: int) -> Path:
+    def _state(self, epochs: int) -> Place:
         return self.folder / f"state-{epochs}.weights.h5"
 
     def _forget_others(self) -> None:
-        for path in self.folder.iterdir():
+        for path in entries(self.folder):
             if path not in (self._state(self.done), self.best_path):
                 path.unlink()

@@ -1,6 +1,5 @@
 """Pictures of a model run, as PNG files."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from mammo_etl.places import Place
 from mammo_etl.workspace import replacing
 
 DOTS_PER_INCH = 120
@@ -25,7 +25,7 @@ EXAMPLES_PER_CLASS = 6
 """Columns of the sheet of examples."""
 
 
-def save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Place) -> Place:
     """Writes a figure as PNG."""
     FigureCanvasAgg(figure)
     with replacing(path) as temporary:

@@ -7,17 +7,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from mammo_etl.files import digest_of
+from mammo_etl.files import digest_of_file
+from mammo_etl.places import Place, files_below, name_below, place_of
 from mammo_etl.reader import PublishedRun, open_run
 from mammo_etl.records import Split
-from mammo_etl.workspace import read_json, write_bytes, write_json
+from mammo_etl.workspace import Workspace, read_json, write_bytes, write_json
 from mammo_model import figures, report
 from mammo_model.evaluation import EVALUATED, evaluate
 from mammo_model.progress import SILENT, Progress
@@ -31,7 +31,7 @@ class ModelRun:
 
     model_id: str
     """Name: run and settings."""
-    folder: Path
+    folder: Place
     """WORKSPACE/models/<model_id>."""
     manifest: dict[str, Any]
     """Content of manifest.json."""
@@ -42,7 +42,7 @@ class ModelRun:
 
 
 def train_and_evaluate(
-    workspace: Path, settings: TrainingSettings, run_id: str | None = None, progress: Progress = SILENT
+    workspace: str | Place, settings: TrainingSettings, run_id: str | None = None, progress: Progress = SILENT
 ) -> ModelRun:
     """Trains on the published run (or the one named), evaluates, draws and reports, all in WORKSPACE/models/<model_id>/.
 
@@ -51,8 +51,9 @@ def train_and_evaluate(
 
     Raises mammo_etl.reader.ReaderError without such a run, and mammo_model.training.TrainingError if it cannot be learned from.
     """
+    workspace = place_of(workspace)
     run = open_run(workspace, run_id)
-    models_folder = workspace / "models"
+    models_folder = Workspace(workspace).models
     model_id = model_id_of(run.run_id, settings)
     folder = models_folder / model_id
     manifest, metrics = read_json(folder / "manifest.json"), read_json(folder / "metrics.json")
@@ -89,8 +90,8 @@ def train_and_evaluate(
     with _stage("report", timings, progress):
         page = report.render(manifest, settings, metrics, run.patches(), pictures)
         write_bytes(folder / "report.html", page.encode())
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    manifest["files"] = {path.relative_to(folder).as_posix(): digest_of(path.read_bytes()) for path in files}
+    files = [entry.place for entry in files_below(folder)]
+    manifest["files"] = {name_below(file, folder): digest_of_file(file) for file in files}
     write_json(folder / "manifest.json", manifest)
     return ModelRun(model_id, folder, manifest, metrics, False)
 
@@ -101,7 +102,7 @@ def draw(
     trained: TrainedModel,
     predictions: pd.DataFrame,
     metrics: dict[str, Any],
-) -> dict[str, Path]:
+) -> dict[str, Place]:
     """Draws all figures into the model's folder `figures`; caption -> file, in the order of the report."""
     folder = trained.folder / "figures"
     classes = settings.classes

@@ -2,13 +2,13 @@
 
 import base64
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
 from markupsafe import Markup
 
+from mammo_etl.places import Place
 from mammo_etl.records import Label, Split
 from mammo_model.settings import TrainingSettings
 
@@ -44,7 +44,7 @@ def render(
     settings: TrainingSettings,
     metrics: Mapping[str, Any],
     patches: pd.DataFrame,
-    figures: Mapping[str, Path],
+    figures: Mapping[str, Place],
 ) -> str:
     """The page; `figures` maps a caption to each picture, and `patches` is the run's patch table."""
     environment = jinja2.Environment(

@@ -1,10 +1,8 @@
 """Training a network on a published run."""
 
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -12,6 +10,7 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
+from mammo_etl.places import Place, local_copy, move, remove_tree
 from mammo_etl.reader import PublishedRun
 from mammo_etl.records import Split
 from mammo_model.architectures import build_network
@@ -31,16 +30,16 @@ class TrainedModel:
 
     model_id: str
     """Name: run and settings."""
-    folder: Path
+    folder: Place
     """Folder with `model.keras` and `history.csv`."""
 
     @property
-    def model_path(self) -> Path:
+    def model_path(self) -> Place:
         """The network of the epoch with the least validation loss; written last, so that it marks the training as finished."""
         return self.folder / "model.keras"
 
     @property
-    def history_path(self) -> Path:
+    def history_path(self) -> Place:
         """Table: epoch (from 1), loss, accuracy, val_loss, val_accuracy, seconds."""
         return self.folder / "history.csv"
 
@@ -55,7 +54,8 @@ class TrainedModel:
 
     def load(self) -> Any:
         """The Keras model, for prediction."""
-        return keras.saving.load_model(self.model_path, compile=False)
+        with local_copy(self.model_path) as file:
+            return keras.saving.load_model(file, compile=False)
 
 
 def model_id_of(run_id: str, settings: TrainingSettings) -> str:
@@ -74,7 +74,7 @@ def feed_of(run: PublishedRun, patches: pd.DataFrame, settings: TrainingSettings
 
 
 def train(
-    run: PublishedRun, settings: TrainingSettings, models_folder: Path, progress: Progress = SILENT
+    run: PublishedRun, settings: TrainingSettings, models_folder: Place, progress: Progress = SILENT
 ) -> TrainedModel:
     """Trains on the run's train split and keeps the model of the epoch with the least loss on its validation split.
 
@@ -87,7 +87,8 @@ def train(
     trained = TrainedModel(model_id_of(run.run_id, settings), models_folder / model_id_of(run.run_id, settings))
     working = trained.folder / "checkpoints"
     if trained.model_path.exists():
-        shutil.rmtree(working, ignore_errors=True)
+        if working.is_dir():
+            remove_tree(working)
         return trained
     patches = run.patches()
     check_splits(run, patches, settings)
@@ -116,8 +117,8 @@ def train(
         raise TrainingError(
             f"run {run.run_id}: the validation loss was never a number; try a learning rate below {settings.learning_rate}"
         )
-    checkpoints.best_path.replace(trained.model_path)
-    shutil.rmtree(working)
+    move(checkpoints.best_path, trained.model_path)
+    remove_tree(working)
     return trained
 
 

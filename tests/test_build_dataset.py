@@ -202,7 +202,7 @@ def test_a_build_goes_on_where_another_was_stopped(
     damaged = shards / "1" / "0" / "0"
     damaged.write_bytes(damaged.read_bytes()[:-9] + b"corrupted")
     (shards / "2" / "0" / "0").unlink()
-    (shards / "2" / "0" / "0.__lock").write_bytes(b"half a shard")
+    (shards / "2" / "0" / ".unfinished-x2-0").write_bytes(b"half a shard")
     (run / ".unfinished-x1-scans.parquet").write_bytes(b"half a table")
     summary = build(phantoms, tmp_path, cluster)
     assert summary.new

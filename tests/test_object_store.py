@@ -1,42 +1,47 @@
-"""Sources on an S3-compatible object store: a real server, on loopback."""
+"""Sources and workspaces on an S3-compatible object store: a real server, on loopback."""
 
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import fsspec
 import pytest
-from moto.server import ThreadedMotoServer
 
+from flows.build_dataset import build_dataset
+from flows.clusters import ClusterSettings
+from mammo_etl import catalog
 from mammo_etl.convert import convert_film
 from mammo_etl.film_work import film_work
+from mammo_etl.garbage import Kind, find_garbage, remove
 from mammo_etl.inventory import InventoryError, assemble, list_sources, read_headers
 from mammo_etl.phantom.write import write_phantoms
-from mammo_etl.settings import CleaningSettings, PatchSettings, SourceSettings
+from mammo_etl.places import Place, files_below, name_below, place_of
+from mammo_etl.reader import open_run, read_table
+from mammo_etl.settings import BuildSettings, CleaningSettings, PatchSettings, SourceSettings, validated
 from mammo_etl.sources import Inventory
+from mammo_etl.store import shard_path
+from tests.store_server import environment_of, failing, s3_server
+from tests.test_maintenance import REPOSITORY, mammo, wait
 
 PATCHES = PatchSettings(size=64, stride=32, normals_per_film=8, min_distance=16)
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with s3_server() as url:
+        yield url
 
 
 @pytest.fixture
 def store(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[fsspec.AbstractFileSystem]:
     """The server, told by the environment alone."""
-    environment = {
-        "AWS_ENDPOINT_URL": server,
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    for name, value in environment.items():
+    for name, value in environment_of(server).items():
         monkeypatch.setenv(name, value)
     store = fsspec.filesystem("s3", skip_instance_cache=True)
     type(store).clear_instance_cache()
@@ -92,3 +97,163 @@ def test_without_credentials_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_pat
     with pytest.raises(InventoryError, match="credentials"):
         inventory_of("cbis-ddsm", "s3://films/x")
     fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
+# A workspace on the store
+
+SETTINGS = validated(
+    BuildSettings,
+    {
+        "patches": PATCHES.model_dump() | {"normals": "background"},
+        "plan": {"validation": 0.3, "test": 0.3, "seed": 2},
+        "store": {"shard_rows": 20},
+    },
+    "test",
+)
+ONE = ClusterSettings(workers=1)
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fewer films than in other tests: each of them is asked for over HTTP several times."""
+    folder = tmp_path_factory.mktemp("phantoms")
+    write_phantoms(folder, 8, 0, height=480, width=320)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def on_disk(phantoms: Path, cluster: ClusterSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace on disk, not to be changed by a test."""
+    workspace = tmp_path_factory.mktemp("disk") / "ws"
+    build_dataset.fn([SourceSettings(kind="cbis-ddsm", path=str(phantoms / "cbis-ddsm"))], workspace, SETTINGS, cluster)
+    return workspace
+
+
+def content_of(workspace: Place) -> dict[str, bytes]:
+    """Of the files of a workspace that its input and settings decide."""
+    files = {name_below(entry.place, workspace): entry.place for entry in files_below(workspace)}
+    timed = ("manifest.json", "report.html", "catalog.parquet", "lock")
+    stamped = {name for name in files if name.startswith("images/") and name.endswith(".json")}
+    return {name: file.read_bytes() for name, file in files.items() if not name.endswith(timed) and name not in stamped}
+
+
+def test_a_build_on_the_store_is_the_one_on_disk(
+    phantoms: Path,
+    on_disk: Path,
+    store: fsspec.AbstractFileSystem,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Films and workspace on the store; then looked after as one on disk is."""
+    store.put(str(phantoms / "cbis-ddsm"), "films/all", recursive=True)
+    place = place_of("s3://films/workspaces/one")
+    sources = [SourceSettings(kind="cbis-ddsm", path="s3://films/all")]
+    summary = build_dataset.fn(sources, str(place), SETTINGS, ONE)
+    assert (summary.new, summary.folder) == (True, f"s3://films/workspaces/one/runs/{summary.run_id}")
+    here, there = content_of(on_disk), content_of(place)
+    paths = ("scans.parquet", "findings.parquet", "rejects.parquet")
+    assert here.keys() == there.keys()
+    assert [name for name in here if here[name] != there[name] and not name.endswith(paths)] == []
+    run, other = open_run(place), open_run(on_disk)
+    assert run.run_id == other.run_id
+    assert read_table(place / "catalog.parquet")["id"].to_pylist() == [run.run_id]
+    assert (run.open_patches().read().result() == other.open_patches().read().result()).all()
+    code, said = mammo(monkeypatch, capsys, "verify", "--workspace", place, "--deep", "--json")
+    assert (code, json.loads(said)["faults"], json.loads(said)["films"]) == (0, [], run.manifest["counts"]["scans"])
+    assert not build_dataset.fn(sources, str(place), SETTINGS, ONE).new
+    # Damaged afterwards: found, and mended by the next build.
+    shard = shard_path(run.folder / "patches.zarr", 0)
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-5] + b"wrong")
+    code, said = mammo(monkeypatch, capsys, "verify", "--workspace", place, "--json")
+    assert (code, json.loads(said)["faults"]) == (1, [f"{shard}: changed since it was published"])
+    assert build_dataset.fn(sources, str(place), SETTINGS, ONE).new
+    assert shard.read_bytes() == content
+    # Cleared up.
+    assert list(find_garbage(place)) == []
+    (place / "images" / "0123456789abcdef" / "film.png").write_bytes(b"x")
+    (place / "runs" / "run-unfinished" / "patches.zarr" / "zarr.json").write_bytes(b"x")
+    assert [item.kind for item in remove(place, find_garbage(place))] == [Kind.UNFINISHED_RUN, Kind.IMAGE]
+    assert content_of(place).keys() == here.keys()
+
+
+_BUILD = """
+import sys
+from flows.build_dataset import build_dataset
+from flows.clusters import ClusterSettings
+from mammo_etl.settings import BuildSettings, SourceSettings
+if __name__ == "__main__":
+    source = SourceSettings(kind="cbis-ddsm", path=sys.argv[1])
+    settings = BuildSettings.model_validate_json(sys.argv[3])
+    build_dataset.fn([source], sys.argv[2], settings, ClusterSettings(workers=1))
+"""
+
+
+def test_a_build_that_is_killed_is_finished_by_the_next_through_a_failing_store(
+    phantoms: Path, on_disk: Path, server: str, store: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One request in nine is answered with 503."""
+    place = place_of("s3://films/workspaces/two")
+    films = phantoms / "cbis-ddsm"
+    with failing(server, every=9, status=503) as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        process = subprocess.Popen(
+            [sys.executable, "-c", _BUILD, films, str(place), SETTINGS.model_dump_json()],
+            cwd=REPOSITORY,
+            start_new_session=True,
+        )
+        wait(lambda: sum(entry.place.suffix == ".png" for entry in files_below(place)) >= 2)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not (place / "current.json").exists()
+        source = SourceSettings(kind="cbis-ddsm", path=str(films))
+        summary = build_dataset.fn([source], str(place), SETTINGS, ONE)
+    assert next(row for row in summary.timings if row["stage"] == "convert")["skipped"] >= 1
+    assert content_of(place) == content_of(on_disk)
+    assert catalog.verify_run(open_run(place)) == []
+
+
+def test_the_command_says_what_is_wrong_with_the_store(
+    phantoms: Path,
+    store: fsspec.AbstractFileSystem,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source = f"cbis-ddsm={phantoms / 'cbis-ddsm'}"
+    for workspace, said in (
+        ("s3://no-such-bucket/ws", "--workspace s3://no-such-bucket/ws: The specified bucket does not exist"),
+        ("gs://films/ws", "gs://films/ws: expected a local path or s3://BUCKET/PREFIX"),
+    ):
+        assert mammo(monkeypatch, capsys, "build", "--source", source, "--workspace", workspace) == (
+            2,
+            f"mammo: {said}\n",
+        )
+    code, said = mammo(monkeypatch, capsys, "train", "--workspace", "s3://films/nothing")
+    assert (code, "s3://films/nothing: no published run here" in said) == (2, True)
+
+
+def test_a_model_trained_on_the_store_is_the_one_trained_on_disk(
+    on_disk: Path, store: fsspec.AbstractFileSystem, tmp_path: Path
+) -> None:
+    """Also after it was stopped between its epochs."""
+    from mammo_model.model_run import train_and_evaluate
+    from mammo_model.progress import Progress
+    from mammo_model.settings import TrainingSettings
+
+    shutil.copytree(on_disk, tmp_path / "ws")
+    store.put(str(on_disk), "films/workspaces/three", recursive=True)
+    place = place_of("s3://films/workspaces/three")
+    settings = TrainingSettings(width=2, depth=1, epochs=2, batch_size=16)
+    here = train_and_evaluate(tmp_path / "ws", settings)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_and_evaluate(place, settings, progress=Progress(on_epoch=stop))
+    there = train_and_evaluate(str(place), settings)
+    assert there.metrics == here.metrics
+    assert {name_below(entry.place, there.folder) for entry in files_below(there.folder)} == {
+        name_below(entry.place, here.folder) for entry in files_below(here.folder)
+    }
+    assert train_and_evaluate(place, settings).reused
