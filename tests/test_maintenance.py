@@ -379,7 +379,7 @@ def test_a_full_disk_is_named_and_the_build_goes_on_once_there_is_room(
     built: Path, tmp_path: Path, cluster: ClusterSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Full in each of its steps, as room is given bit by bit."""
-    monkeypatch.setattr("flows.build_dataset.check_disk", lambda *_: None)
+    monkeypatch.setattr("mammo_etl.limits._check_disk", lambda *_: None)
     faults: list[OSError] = []
     with disk(tmp_path / "disk", "20m") as folder:
         ballast = folder / "ballast"
