@@ -22,7 +22,7 @@ from mammo_etl.settings import BuildSettings, CleaningSettings, PatchSettings, d
 from mammo_etl.store import shard_path, shard_ranges
 from mammo_etl.workspace import Workspace
 
-WORKER = 350_000_000
+WORKER = 360_000_000
 """Bytes of a worker process before its first film. 253 MB were measured with all imports, 330 MB once the decoder of lossless JPEG was loaded."""
 
 _USABLE = 0.8

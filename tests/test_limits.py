@@ -278,7 +278,7 @@ def settings_of(bits: int) -> BuildSettings:
     ("memory_gb", "sentence"),
     [
         (0.3, "inventory: a worker needs about 0.4 GB"),
-        (0.45, r"convert: cbis-ddsm_P_0\S+ of \d+ x \d+ pixels needs about"),
+        (0.48, r"convert: cbis-ddsm_P_0\S+ of \d+ x \d+ pixels needs about"),
     ],
 )
 def test_a_build_is_refused_before_work_is_sent_to_workers_that_are_too_small(
