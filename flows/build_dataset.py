@@ -15,12 +15,12 @@ from prefect.context import FlowRunContext
 from prefect.runtime import deployment
 from pydantic import BaseModel
 
-from flows.clusters import ClusterSettings, least_memory, open_client
+from flows.clusters import ClusterSettings, open_client, worker_limits
 from flows.fan_out import GivenUp, fan_out
 from flows.progress import Stages
 from flows.read_sources import read_sources
 from flows.steps import step
-from mammo_etl import catalog, store
+from mammo_etl import catalog, limits, store
 from mammo_etl.confounds import audit
 from mammo_etl.convert import FilmResult, convert_film, read_candidates, read_receipt
 from mammo_etl.extract import ShardWork, extract_shard
@@ -36,8 +36,8 @@ from mammo_etl.inventory import (
 )
 from mammo_etl.leaks import check_leaks, leaks_of
 from mammo_etl.lock import locked
-from mammo_etl.places import Place, free_bytes, place_of, read_each, shown
-from mammo_etl.plan import PlanError, check_disk, check_memory, plan_patches, total_warnings
+from mammo_etl.places import Place, place_of, read_each, shown
+from mammo_etl.plan import PlanError, plan_patches, total_warnings
 from mammo_etl.reader import DamagedRunError, PublishedRun, published_id
 from mammo_etl.records import Candidate, Finding, Reason, Rejection, Scan
 from mammo_etl.report import write_report
@@ -129,8 +129,9 @@ def take_inventory(
 ) -> Inventory:
     """The films and findings of all sources together, by the headers of their files.
 
-    Raises InventoryError if there is no usable film.
+    Raises PlanError if a worker has too little memory for any work, and InventoryError if there is no usable film.
     """
+    limits.check_workers(worker_limits(client))
     inventory = combine(read_sources(client, files, stages, seconds), settings.inventory)
     catalog.write_rejects(workspace, inventory.rejects)
     check_films(inventory)
@@ -142,9 +143,11 @@ def convert(
 ) -> tuple[Inventory, dict[str, FilmResult]]:
     """Cleans every film on the cluster and finds its candidates; films that cannot be used move to the rejects.
 
-    Raises InventoryError if too many were rejected.
+    Raises PlanError if a worker has too little memory for a film, or the disk no room for all, and InventoryError if too many were rejected.
     """
     work = film_work(inventory.scans, inventory.findings, inventory.rejects)
+    limits.check_film_memory(work, settings.cleaning, settings.patches, worker_limits(client))
+    limits.check_films_disk(work, settings, workspace)
     films: dict[str, FilmResult] = {}
     rejects: list[Rejection] = []
     function = partial(convert_film, workspace=workspace, cleaning=settings.cleaning, patches=settings.patches)
@@ -204,12 +207,12 @@ def make_plan(
             stage.advance()
         plan = plan_patches(inventory.scans, candidates, settings.plan, settings.normals)
         check_leaks(leaks_of(inventory.scans, plan, settings.plan))
-        check_disk(len(plan), settings.patches.size, settings.cleaning.bits, free_bytes(workspace))
     places = {"path", "roi_path", "crop_path"}
     rows: list[Scan | Finding | Rejection] = [*inventory.scans, *inventory.findings, *inventory.rejects]
     records = [{key: value for key, value in asdict(item).items() if key not in places} for item in rows]
     images = [[image_id, films[image_id].png] for image_id in sorted(films)]
     run_id = f"run-{digest(settings, phantom, records, images, plan.to_dict('list'))[:12]}"
+    limits.check_run_disk(len(plan), len(films), settings, workspace, run_id)
     return plan, run_id, total_warnings(candidates, plan, settings.plan)
 
 
@@ -228,7 +231,8 @@ def extract(
     Raises PlanError if a worker has too little memory for a shard, or a shard was given up.
     """
     size, bits = settings.patches.size, settings.cleaning.bits
-    check_memory(settings.store.shard_rows, size, bits, least_memory(client))
+    largest = max(height * width for _, _, height, width in (film.box for film in films.values()))
+    limits.check_shard_memory(min(settings.store.shard_rows, len(plan)), size, bits, largest, worker_limits(client))
     places = Workspace(workspace)
     run = places.run(run_id)
     store.create_patches(run / "patches.zarr", len(plan), size, settings.store, bits)

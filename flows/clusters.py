@@ -121,10 +121,10 @@ def open_client(settings: ClusterSettings) -> Iterator[Client]:
         yield client
 
 
-def least_memory(client: Client) -> int:
-    """Memory limit of the worker that has least, in bytes; 0 if none has a limit."""
+def worker_limits(client: Client) -> list[tuple[int, int]]:
+    """Memory limit in bytes (0: none) and threads of each worker that is there."""
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    return min((worker["memory_limit"] for worker in workers if worker["memory_limit"]), default=0)
+    return [(worker["memory_limit"] or 0, worker["nthreads"]) for worker in workers]
 
 
 def _connected(address: str) -> Client:

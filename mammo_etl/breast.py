@@ -63,6 +63,11 @@ class Breast:
     low where the outline runs through tissue."""
 
 
+def reduction(rows: int, settings: CleaningSettings) -> int:
+    """By what factor a film of so many rows is reduced to find its breast."""
+    return max(1, min(settings.scale, rows // _LEAST_ROWS))
+
+
 def find_breast(pixels: Pixels, settings: CleaningSettings) -> Breast | None:
     """The breast on a film, (rows, columns) of any depth with 0 black, or None if there is none.
 
@@ -79,7 +84,7 @@ def find_breast(pixels: Pixels, settings: CleaningSettings) -> Breast | None:
     `otsu` is the rule of many scripts: Otsu's threshold (1979), the largest object, an opening, a closing, holes filled.
     """
     rows, columns = pixels.shape
-    scale = max(1, min(settings.scale, rows // _LEAST_ROWS))
+    scale = reduction(rows, settings)
     # Whole blocks of scale x scale pixels, which are quick to average; the few rows and columns beyond them go by their neighbours.
     height, width = max(1, rows // scale), max(1, columns // scale)
     reduced = cv2.resize(pixels[: height * scale, : width * scale], (width, height), interpolation=cv2.INTER_AREA)

@@ -9,7 +9,6 @@ AWS_ENDPOINT_URL), or from the machine's role.
 import errno
 import functools
 import io
-import math
 import os
 import posixpath
 import re
@@ -293,11 +292,6 @@ def local_copy(place: Place) -> Iterator[Path]:
         copy = Path(folder) / place.name
         copy.write_bytes(place.read_bytes())
         yield copy
-
-
-def free_bytes(place: Place) -> float:
-    """Free space of the disk that a folder lies on; endless on an object store."""
-    return shutil.disk_usage(place).free if isinstance(place, Path) else math.inf
 
 
 def shown(place: Place) -> Path | str:

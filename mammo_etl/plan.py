@@ -212,27 +212,3 @@ def total_warnings(candidates: Sequence[Candidate], plan: pd.DataFrame, settings
             f"{left:,} of {len(findings):,} findings have no patch of their own: plan.patches has no room for them"
         )
     return warnings
-
-
-def check_memory(shard_rows: int, size: int, bits: int, limit_bytes: int) -> None:
-    """Raises PlanError if a worker of that memory limit (0: none) could not hold a shard's patches, their compressed copies, the file made of
-    these and its copy on the way to the disk, were they all as large as the patches.
-
-    A worker with its libraries took 0.25 GB where measured, and a film takes up to 0.05 GB more.
-    """
-    needed = 4 * shard_rows * size * size * bits // 8 + 300_000_000
-    if 0 < limit_bytes < needed:
-        raise PlanError(
-            f"extract: a shard of {shard_rows:,} patches of {size} x {size} and {bits} bits needs {needed / 1e9:.1f} GB, a worker has "
-            f"{limit_bytes / 1e9:.1f} GB: set a smaller store.shard_rows or more memory per worker"
-        )
-
-
-def check_disk(patches: int, size: int, bits: int, free_bytes: float) -> None:
-    """Raises PlanError if that many patches could not be stored in the free space even uncompressed."""
-    needed = patches * size * size * bits // 8
-    if needed > free_bytes:
-        raise PlanError(
-            f"extract: {patches:,} patches of {size} x {size} and {bits} bits need up to {needed / 1e9:.1f} GB, the workspace's disk has "
-            f"{free_bytes / 1e9:.1f} GB free"
-        )

@@ -8,7 +8,7 @@ import distributed
 import pytest
 from distributed import Client, LocalCluster, Scheduler
 
-from flows.clusters import ClusterSettings, least_memory, open_client
+from flows.clusters import ClusterSettings, open_client, worker_limits
 from flows.fan_out import fan_out
 from mammo_etl.settings import SettingsError, validated
 
@@ -116,11 +116,11 @@ def test_the_default_client_is_not_touched(cluster: ClusterSettings) -> None:
         distributed.default_client()
 
 
-def test_the_least_memory_of_a_worker(cluster: ClusterSettings) -> None:
+def test_what_workers_may_take() -> None:
     def unlimited(dask_scheduler: Scheduler) -> None:
-        next(iter(dask_scheduler.workers.values())).memory_limit = 0
+        next(iter(dask_scheduler.workers.values())).memory_limit = None
 
     with open_client(ClusterSettings(workers=2, memory_gb=1.5)) as client:
-        assert least_memory(client) == 1_500_000_000
+        assert worker_limits(client) == [(1_500_000_000, 1)] * 2
         client.run_on_scheduler(unlimited)
-        assert least_memory(client) == 1_500_000_000
+        assert sorted(worker_limits(client)) == [(0, 1), (1_500_000_000, 1)]

@@ -1,8 +1,5 @@
 """One shard: its patches are what the cleaned films hold, in their depth."""
 
-import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -13,7 +10,6 @@ import pytest
 from mammo_etl import store
 from mammo_etl.extract import ShardWork, extract_shard, valid_receipt
 from mammo_etl.files import digest_of
-from mammo_etl.plan import PlanError, check_memory
 from mammo_etl.png import decode_png
 from mammo_etl.settings import StoreSettings
 from mammo_etl.workspace import DamagedFileError
@@ -75,33 +71,6 @@ def test_a_film_that_is_gone_or_changed_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b.png").unlink()
     with pytest.raises(DamagedFileError, match=r"b.png: the cleaned film is gone"):
         extract_shard(work, tmp_path / "run", tmp_path)
-
-
-_PEAK = """
-import pickle, sys
-from pathlib import Path
-import distributed
-from mammo_etl.extract import extract_shard
-folder = Path(sys.argv[1])
-extract_shard(pickle.loads((folder / "work").read_bytes()), folder / "run", folder)
-print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux' /proc")
-@pytest.mark.parametrize("bits", [8, 16])
-def test_a_shard_takes_no_more_memory_than_was_foretold(tmp_path: Path, bits: int) -> None:
-    """Noise, which cannot be compressed, is the worst there is."""
-    noise = np.random.default_rng(0).integers(0, 2**bits, (1200, 900)).astype(f"uint{bits}")
-    png = cv2.imencode(".png", noise)[1].tobytes()
-    (tmp_path / "a.png").write_bytes(png)
-    patches = pd.DataFrame({"image_id": "a", "y": np.arange(1024) % 900, "x": np.arange(1024) % 600, "size": 256})
-    work = ShardWork(0, 0, patches, {"a": (digest_of(png), (0, 0, 1200, 900))})
-    (tmp_path / "work").write_bytes(pickle.dumps(work))
-    store.create_patches(tmp_path / "run" / "patches.zarr", 1024, 256, StoreSettings(), bits)
-    done = subprocess.run([sys.executable, "-c", _PEAK, str(tmp_path)], check=True, capture_output=True, text=True)
-    with pytest.raises(PlanError, match="extract: a shard of 1,024 patches of 256 x 256 and"):
-        check_memory(1024, 256, bits, 1024 * int(done.stdout))
 
 
 @pytest.mark.parametrize("bits", [8, 16])

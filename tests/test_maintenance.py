@@ -24,6 +24,7 @@ from mammo_etl import catalog, store
 from mammo_etl.files import digest_of_file
 from mammo_etl.garbage import Kind, find_garbage, remove
 from mammo_etl.lock import WorkspaceInUseError, locked
+from mammo_etl.plan import PlanError
 from mammo_etl.reader import ReaderError, open_run
 from mammo_etl.settings import BuildSettings, SourceSettings, StoreSettings, validated
 from mammo_etl.workspace import read_json, write_bytes, write_json
@@ -379,7 +380,7 @@ def test_a_full_disk_is_named_and_the_build_goes_on_once_there_is_room(
     built: Path, tmp_path: Path, cluster: ClusterSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Full in each of its steps, as room is given bit by bit."""
-    monkeypatch.setattr("flows.build_dataset.check_disk", lambda *_: None)
+    monkeypatch.setattr("mammo_etl.limits._check_disk", lambda *_: None)
     faults: list[OSError] = []
     with disk(tmp_path / "disk", "20m") as folder:
         ballast = folder / "ballast"
@@ -403,6 +404,27 @@ def test_a_full_disk_is_named_and_the_build_goes_on_once_there_is_room(
             file.write(bytes(shutil.disk_usage(folder).free))
         with locked(folder / "ws", "mammo gc"):
             assert len(list(remove(folder / "ws", find_garbage(folder / "ws")))) == 6
+
+
+def test_a_disk_without_room_is_refused_before_work_is_sent(
+    built: Path, workspace: Path, tmp_path: Path, cluster: ClusterSettings
+) -> None:
+    with disk(tmp_path / "disk", "1m") as folder:
+        with pytest.raises(
+            PlanError, match=r"^convert: cleaned films .* need up to 2\.\d MB, .* has 1\.0 MB free: make"
+        ):
+            build(built / "films", folder / "ws", cluster)
+        assert not (folder / "ws" / "images").exists()
+    with disk(tmp_path / "next", "20m") as folder:
+        for name in ("images", "candidates"):
+            shutil.copytree(workspace / name, folder / "ws" / name)
+        (folder / "ballast").write_bytes(bytes(shutil.disk_usage(folder).free - 1_000_000))
+        # What is converted already needs no room again.
+        with pytest.raises(
+            PlanError, match=r"^extract: \d+ patches of 64 x 64 and 8 bits need up to 2\.\d MB, .* MB free"
+        ):
+            build(built / "films", folder / "ws", cluster)
+        assert not (folder / "ws" / "runs").exists()
 
 
 def test_a_shard_that_finds_no_room_is_named(tmp_path: Path) -> None:
