@@ -308,11 +308,12 @@ def killing(stand: Stand, beginning: Beginning, workspace: Path, chance: random.
     return what
 
 
-def damaging(workspace: Path, chance: random.Random) -> str:
-    """Flips, cuts, empties or deletes some files."""
+def damaging(beginning: Beginning, workspace: Path, chance: random.Random) -> str:
+    """Flips, cuts, empties or deletes some files, but none of another run's: a build does not look after those."""
+    others = {path.relative_to(beginning.workspace) for path in beginning.workspace.glob("*/**/*")}
     done = []
     for kind in chance.sample(list(DAMAGES), chance.randint(1, 3)):
-        paths = sorted(workspace.glob(DAMAGES[kind]))
+        paths = sorted(path for path in workspace.glob(DAMAGES[kind]) if path.relative_to(workspace) not in others)
         if not paths:
             continue
         path = chance.choice(paths)
@@ -381,11 +382,11 @@ def play(stand: Stand, kind: str, workspace: Path, chance: random.Random) -> str
                 what += f", then {finish(stand, beginning, workspace)}"
         damaged = chance.random() < 0.5
         if damaged:
-            what += f"; {damaging(workspace, chance)}"
+            what += f"; {damaging(beginning, workspace, chance)}"
         return f"{beginning.name}: {what}: {finish(stand, beginning, workspace, damaged)}"
     stand.build(workspace, SETTINGS)
     if kind == "damage":
-        what = damaging(workspace, chance)
+        what = damaging(beginning, workspace, chance)
         return f"{beginning.name}: {what}: {finish(stand, beginning, workspace, damaged=True)}"
     with redated(stand, workspace, chance):
         done = finish(stand, beginning, workspace)
