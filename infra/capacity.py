@@ -22,7 +22,7 @@ ENGINE_SECONDS = 0.0028
 """Client and scheduler, an item. tests/benchmarks/engine.py."""
 WORK_SECONDS = 20e-6
 """The flow's process, a film: `film_work`, with one in a hundred rejected."""
-PLAN_SECONDS = 0.0028
+PLAN_SECONDS = 0.0026
 """The flow's process, a film. tests/benchmarks/plan.py."""
 PATCHES_PER_FILM = 13.3
 """tests/benchmarks/plan.py: one film in four abnormal, normal_share = 0.85."""
@@ -35,8 +35,8 @@ RECEIPT_SECONDS = 0.00029
 """The flow's process, reading and checking a receipt of 7 KB on a local disk."""
 SHA256_BYTES_PER_SECOND = 1.1e9
 """The flow's process."""
-PUBLISH_READS = 2
-"""How often `publish` reads each shard: against its receipt, and for the manifest's digests."""
+PUBLISH_READS = 1
+"""How often `publish` reads each shard: against its receipt, which has the manifest's digest. The rate is that of one thread."""
 
 RECORD_BYTES = 1300
 """The flow's process, a film: its rows of scans and findings, and what convert said of it. tests/benchmarks/plan.py."""
@@ -51,6 +51,8 @@ CONVERT_GETS, CONVERT_PUTS = 5, 3
 """Requests of a film not seen before: its header's range and its pixels, three that ask for receipts and find none; PNG, receipt, candidates."""
 REQUEST_SECONDS = 0.03
 """Assumed: one small object, by a client in the store's region."""
+READERS = 16
+"""Small objects that the flow's process reads at a time. mammo_etl/places.py."""
 LIST_SECONDS, LIST_KEYS = 0.2, 1000
 """Assumed; S3 lists so many keys a request."""
 PUTS_A_SECOND, GETS_A_SECOND = 3500, 5500
@@ -71,7 +73,7 @@ class Stage:
     alone: float = 0
     """Seconds that the flow's process needs by itself, while all wait."""
     reads: float = 0
-    """Small objects that the flow's process reads one after another."""
+    """Small objects that the flow's process reads, some at a time."""
     gets: float = 0
     puts: float = 0
 
@@ -82,7 +84,7 @@ class Stage:
             "workers": (self.work + requests) / workers,
             "scheduler and client": self.items * ENGINE_SECONDS,
             "the store's rate": max(self.gets / GETS_A_SECOND, self.puts / PUTS_A_SECOND) if store else 0,
-            "the flow's process": self.alone + (self.reads * REQUEST_SECONDS if store else 0),
+            "the flow's process": self.alone + (self.reads * REQUEST_SECONDS / READERS if store else 0),
         }
 
     def seconds(self, workers: int, store: bool) -> float:
