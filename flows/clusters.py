@@ -5,13 +5,18 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
 import dask
 from distributed import Client, LocalCluster
 from pydantic import Field, JsonValue, model_validator
 
+from mammo_etl import schema
 from mammo_etl.settings import Settings, SettingsError
+from mammo_etl.versions import PACKAGES
+
+if TYPE_CHECKING:
+    from distributed.client import VersionsDict
 
 WORKER_ENVIRONMENT = {
     # One task, one core: libraries that start a thread per core on every worker would only fight each other.
@@ -101,8 +106,8 @@ def open_client(settings: ClusterSettings) -> Iterator[Client]:
     """A client of a cluster that has a worker, closed at the end, and with it the job's own cluster; never made the default client.
 
     A local cluster listens on the loopback interface alone: whoever reaches a Dask scheduler can run code on it.
-    Raises SettingsError if no scheduler answers at the address, the manager's package is missing or refuses the options, or there is no worker
-    in time.
+    Raises SettingsError if no scheduler answers at the address, the manager's package is missing or refuses the options, there is no worker
+    in time, or one of those that are there has other versions than this process.
     """
     with ExitStack() as stack:
         if settings.address is not None:
@@ -118,6 +123,8 @@ def open_client(settings: ClusterSettings) -> Iterator[Client]:
             client = Client(cluster, set_as_default=False)
         stack.enter_context(client)
         _await_worker(client, settings.wait_seconds)
+        if settings.address is not None or settings.manager is not None:
+            _check_versions(client)
         yield client
 
 
@@ -173,3 +180,25 @@ def _await_worker(client: Client, seconds: float) -> None:
         client.wait_for_workers(1, seconds)
     except TimeoutError as error:
         raise SettingsError(f"cluster: no worker within {seconds:g} seconds (cluster.wait_seconds)") from error
+
+
+def _check_versions(client: Client) -> None:
+    """Raises SettingsError naming a worker where a package that decides a run's bytes is missing, or of another version than here.
+
+    Workers that come later are not asked.
+    """
+    versions = cast("VersionsDict", client.get_versions(packages=list(PACKAGES)))
+    own = versions["client"]["packages"]
+    for worker, told in sorted(versions["workers"].items()):
+        for name in PACKAGES:
+            if told["packages"][name] != own[name]:
+                raise SettingsError(_other_version(worker, f"{name} {told['packages'][name] or 'missing'}", own[name]))
+    # Two checkouts may call themselves the same version.
+    formats: dict[str, int] = client.run(getattr, schema, "FORMAT_VERSION")
+    for worker, number in sorted(formats.items()):
+        if number != schema.FORMAT_VERSION:
+            raise SettingsError(_other_version(worker, f"mammo's format version {number}", str(schema.FORMAT_VERSION)))
+
+
+def _other_version(worker: str, found: str, expected: str) -> str:
+    return f"cluster: worker {worker} has {found}, and this process {expected}: install the same on both, as the bytes of a run depend on it"

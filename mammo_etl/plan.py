@@ -8,6 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mammo_etl.records import Candidate, Label, Scan, Split
+from mammo_etl.schema import to_columns
 from mammo_etl.settings import NormalSettings, PlanSettings
 from mammo_etl.split import split_patches, unit_interval
 
@@ -65,8 +66,8 @@ def plan_patches(
     """
     if not candidates:
         raise PlanError("no place for a patch was found in any film: nothing to build")
-    frame = pd.DataFrame(candidates)
-    films = pd.DataFrame(scans).set_index("image_id")
+    frame = pd.DataFrame(to_columns(candidates, Candidate))
+    films = pd.DataFrame(to_columns(scans, Scan)).set_index("image_id")
     frame = frame.join(films[["source", "patient_id", "laterality", "view", "scanner", "institution"]], on="image_id")
     owner = frame["finding_id"].where(frame["finding_id"] != "", frame["image_id"])
     frame["patch_id"] = [

@@ -7,9 +7,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from distributed import Client, Scheduler, SchedulerPlugin
+from distributed import Client, Future, Scheduler, SchedulerPlugin
+from distributed.comm import CommClosedError
 
 from flows.clusters import ClusterSettings, open_client
 from flows.fan_out import GivenUp, fan_out
@@ -240,6 +242,27 @@ def test_a_lost_scheduler_ends_the_step() -> None:
                     other.kill()
         finally:
             scheduler.kill()
+
+
+def test_a_scheduler_that_is_lost_while_results_are_fetched(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lose(*_: object, **__: object) -> None:
+        raise CommClosedError("Connection reset by peer")
+
+    monkeypatch.setattr(client, "gather", lose)
+    with pytest.raises(ConnectionError, match=r"^the cluster's scheduler was lost"):
+        list(fan_out(client, double, items(3)))
+
+
+def test_work_that_is_dropped_while_results_are_fetched(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    gather = client.gather
+
+    def drop_and_gather(futures: dict[int, Future], **options: Any) -> Any:
+        client.cancel(list(futures.values()), force=True)
+        return gather(futures, **options)
+
+    monkeypatch.setattr(client, "gather", drop_and_gather)
+    with pytest.raises(ConnectionError, match=r"or dropped the work$"):
+        list(fan_out(client, double, items(3)))
 
 
 def test_a_local_cluster_listens_on_loopback_alone() -> None:
