@@ -139,7 +139,12 @@ def _connected(address: str) -> Client:
 
 def _config(settings: ClusterSettings) -> dict[str, Any]:
     """Configuration of schedulers and nannies that this process starts."""
+    # A nanny starts a worker that died anew, which takes a busy machine longer than the 15 seconds after which the cluster would give up both.
+    patient = (
+        {"distributed.deploy.lost-worker-timeout": f"{settings.wait_seconds} s"} if settings.manager is None else {}
+    )
     return {
+        **patient,
         # A task that kills its worker is tried once more, then given up by name.
         "distributed.scheduler.allowed-failures": 1,
         "distributed.scheduler.no-workers-timeout": f"{settings.wait_seconds} s",

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import dask
 import pytest
 from distributed import Client, Scheduler, SchedulerPlugin
 
@@ -152,6 +153,19 @@ def test_an_item_that_kills_its_worker_is_given_up_and_the_rest_goes_on(tmp_path
     # Those that waited on the dying worker are innocent, however many there were.
     assert {name for name, result in results.items() if not isinstance(result, GivenUp)} == set("0124567")
     assert log.read_text().split().count("3") >= 3
+
+
+def test_a_worker_that_comes_back_late_is_waited_for(tmp_path: Path) -> None:
+    # As on a machine so busy that a worker takes longer to start than the cluster's own patience.
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "10 ms"}),
+        open_client(ClusterSettings(workers=1, wait_seconds=60)) as client,
+    ):
+        results = dict(
+            fan_out(client, die_at_three, [(str(number), (number, str(tmp_path / "log"))) for number in range(4)])
+        )
+    assert isinstance(results["3"], GivenUp)
+    assert set(results) == set("0123")
 
 
 @pytest.fixture
