@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from dask.typing import Key
 from distributed import Client, Future, KilledWorker, Scheduler
+from distributed.comm.core import CommClosedError
 from distributed.scheduler import NoWorkerError
 
 from mammo_etl.records import Reason
@@ -200,7 +201,10 @@ def _results(client: Client, futures: Sequence[Future[Result]]) -> list[Result |
     """Result of each ended future, or its exception, by one message to each worker."""
     if any(future.cancelled() for future in futures):
         raise ConnectionError("the cluster's scheduler was lost, or dropped the work")
-    results = client.gather(dict(enumerate(futures)), errors="skip") if futures else {}
+    try:
+        results = client.gather(dict(enumerate(futures)), errors="skip") if futures else {}
+    except CommClosedError as error:
+        raise ConnectionError("the cluster's scheduler was lost") from error
     return [
         results[number] if future.status == "finished" else future.exception() for number, future in enumerate(futures)
     ]
@@ -226,7 +230,10 @@ def _outcome(result: Result | _Passing | BaseException, one: _Try[Item]) -> Resu
 
 def _stopped(client: Client, group: str, seconds: float, running: Iterable[Future[Result]]) -> list[Future[Result]]:
     """Those of the running futures whose work has run too long, after they were cancelled and their workers restarted."""
-    found: dict[Key, str] = client.run_on_scheduler(_overrunning, group, seconds)
+    try:
+        found: dict[Key, str] = client.run_on_scheduler(_overrunning, group, seconds)
+    except CommClosedError as error:
+        raise ConnectionError("the cluster's scheduler was lost") from error
     futures = [future for future in running if future.key in found]
     if futures:
         client.cancel(futures, force=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 import dask
 import pytest
 from distributed import Client, Scheduler, SchedulerPlugin
+from distributed.comm.core import CommClosedError
 
 from flows.clusters import ClusterSettings, open_client
 from flows.fan_out import GivenUp, fan_out
@@ -254,6 +255,18 @@ def test_a_lost_scheduler_ends_the_step() -> None:
                     other.kill()
         finally:
             scheduler.kill()
+
+
+@pytest.mark.parametrize("call", ["gather", "run_on_scheduler"])
+def test_a_scheduler_lost_in_the_middle_of_a_call_ends_the_step(
+    call: str, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(*_: object, **__: object) -> None:
+        raise CommClosedError("in <TCP (closed)>")
+
+    monkeypatch.setattr(client, call, lose)
+    with pytest.raises(ConnectionError, match="scheduler was lost"):
+        list(fan_out(client, slow_double, items(200), seconds=0.4))
 
 
 def test_a_local_cluster_listens_on_loopback_alone() -> None:
