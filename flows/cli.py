@@ -75,9 +75,7 @@ WorkspaceOption = Annotated[
 ]
 BuiltWorkspaceOption = Annotated[
     str,
-    typer.Option(
-        "--workspace", metavar="FOLDER|s3://BUCKET/PREFIX", help="Folder that `mammo build` has worked in."
-    ),
+    typer.Option("--workspace", metavar="FOLDER|s3://BUCKET/PREFIX", help="Folder that `mammo build` has worked in."),
 ]
 SettingsOption = Annotated[Path | None, typer.Option("--settings", help="TOML file with a table per stage.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on standard output, for programs.")]
