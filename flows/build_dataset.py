@@ -43,7 +43,7 @@ from mammo_etl.records import Candidate, Finding, Reason, Rejection, Scan
 from mammo_etl.report import write_report
 from mammo_etl.settings import BuildSettings, SettingsError, SourceSettings, digest
 from mammo_etl.sources import Inventory
-from mammo_etl.summary import counts_of, warnings_of
+from mammo_etl.summary import counts_of, empty_sources, warnings_of
 from mammo_etl.workspace import Workspace
 
 
@@ -299,7 +299,12 @@ def publish(
             "timings": list(stages.timings),
             "leaks": [asdict(row) for row in leaks],
             "confounds": confounds,
-            "warnings": [*shortfalls, *warnings_of(inventory, patches, settings), *confounds["warnings"]],
+            "warnings": [
+                *empty_sources(inventory, sources),
+                *shortfalls,
+                *warnings_of(inventory, patches, settings),
+                *confounds["warnings"],
+            ],
         }
         write_report(run, places.images(digest(settings.cleaning)), {"run_id": run_id, **manifest})
         stage.advance()

@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import signal
 import sys
 from collections.abc import Collection, Sequence
 from importlib.metadata import version
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from flows.signals import TERMINATED, code_of_signal
 from mammo_etl.files import SourceFileError
 from mammo_etl.inventory import InventoryError, list_sources
 from mammo_etl.lock import WorkspaceInUseError, locked
@@ -71,6 +73,10 @@ WorkspaceOption = Annotated[
         metavar="FOLDER|s3://BUCKET/PREFIX", help="Folder of images, runs and models; made if it is not there."
     ),
 ]
+BuiltWorkspaceOption = Annotated[
+    str,
+    typer.Option("--workspace", metavar="FOLDER|s3://BUCKET/PREFIX", help="Folder that `mammo build` has worked in."),
+]
 SettingsOption = Annotated[Path | None, typer.Option("--settings", help="TOML file with a table per stage.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on standard output, for programs.")]
 SetOption = Annotated[
@@ -101,10 +107,13 @@ NOT_WRITTEN = {
 
 
 def main() -> None:
-    """Runs the command; what a user can mend is one sentence on standard error and exit code 2, a failed run exit code 1."""
+    """Runs the command; what a user can mend is one sentence on standard error and exit code 2, a failed run exit code 1, one
+    that a signal ended that of shells."""
     _quiet()
+    # Not the system's own way, which would leave the processes that were started for the command.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
-        app()
+        _run()
     except (SettingsError, PlaceError, UsageError, ReaderError) as error:
         _fail(error, 2)
     except RUN_FAILURES as error:
@@ -116,6 +125,16 @@ def main() -> None:
         if error.errno not in NOT_WRITTEN:
             raise
         _fail(RunError(f"{error.filename or 'a file'}: could not be written: {NOT_WRITTEN[error.errno]}"), 1)
+
+
+def _run() -> None:
+    try:
+        app()
+    except BaseException as error:
+        code = code_of_signal(error)
+        if code is None:
+            raise
+        _fail(RunError(f"interrupted; {_GO_ON}"), code)
 
 
 def _fail(error: Exception, code: int) -> None:
@@ -180,22 +199,27 @@ def _build(
     from mammo_etl.leaks import LeakError
     from mammo_etl.workspace import DamagedFileError
 
-    _log_only_surprises(IncompleteRunError, DamagedFileError, LeakError)
+    _prepare_prefect(IncompleteRunError, DamagedFileError, LeakError)
     try:
         return build_dataset(list(sources), shown(workspace), job.build, job.cluster)
     except (IncompleteRunError, DamagedFileError, LeakError) as error:
         raise RunError(str(error)) from error
 
 
-def _log_only_surprises(*expected: type[Exception]) -> None:
-    """Keeps Prefect from logging the traceback of a failure that `main` tells in one sentence."""
+def _prepare_prefect(*expected: type[Exception]) -> None:
+    """Has Prefect's temporary server outlast Ctrl-C, and keeps Prefect from logging what `main` tells in one sentence."""
+    from flows.temporary_server import DeafServer
+
+    DeafServer()
 
     def surprising(record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
         return (
             not isinstance(error, (SettingsError, *RUN_FAILURES, *expected))
             and not (isinstance(error, OSError) and error.errno in NOT_WRITTEN)
+            and code_of_signal(error) is None
             and "Finished in state Failed" not in record.getMessage()
+            and "Execution was aborted" not in record.getMessage()
         )
 
     for name in ("prefect.flow_runs", "prefect.task_runs"):
@@ -277,7 +301,7 @@ def _inspect(sources: Sequence[SourceSettings], tables_only: bool, workers: int 
 
 @app.command()
 def train(
-    workspace: WorkspaceOption,
+    workspace: BuiltWorkspaceOption,
     run: Annotated[str | None, typer.Option(help="Dataset run; the published one by default.")] = None,
     binary: Annotated[bool | None, typer.Option("--binary/--five-class", help="Normal against abnormal.")] = None,
     width: Annotated[int | None, typer.Option(help="Filters of the first block.")] = None,
@@ -301,7 +325,7 @@ def _train(workspace: Place, run: str | None, settings: Path | None, overrides: 
     from flows.train_model import train_model
     from mammo_model.training import TrainingError
 
-    _log_only_surprises(TrainingError)
+    _prepare_prefect(TrainingError)
     try:
         return train_model(shown(workspace), job.training, run)
     except TrainingError as error:
@@ -326,7 +350,7 @@ def _show_training(summary: "TrainSummary") -> None:
 
 @app.command()
 def verify(
-    workspace: WorkspaceOption,
+    workspace: BuiltWorkspaceOption,
     run: Annotated[str | None, typer.Option(help="Dataset run; the published one by default.")] = None,
     deep: Annotated[
         bool, typer.Option("--deep", help="Also compare its films with their sources, and every patch with its film.")
@@ -347,7 +371,7 @@ def verify(
 
 @app.command()
 def gc(
-    workspace: WorkspaceOption,
+    workspace: BuiltWorkspaceOption,
     keep: Annotated[
         int | None,
         typer.Option(min=0, help="Newest runs to keep, besides the published one and those of models; all by default."),
@@ -396,6 +420,10 @@ def _phantom(
 ) -> None:
     from mammo_etl.phantom.write import write_phantoms
 
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{out}: expected a folder, or a place where one can be made: {error.strerror}") from error
     columns = (TextColumn("phantoms"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         patients_bar = bar.add_task("phantoms", total=patients)
@@ -439,13 +467,10 @@ def image(
     if not source.is_file():
         raise UsageError(f"{source}: no such file")
     try:
-        film = write_image(source, output, clean, mask, job.cleaning)
+        rows, columns, bits = write_image(source, output, clean, mask, job.cleaning)
     except SourceFileError as error:
         raise UsageError(f"{source}: {error}") from error
-    rows, columns = film.pixels.shape
-    console.print(
-        f"{rows} x {columns} pixels of {film.bits} bits: {output}", soft_wrap=True, markup=False, highlight=False
-    )
+    console.print(f"{rows} x {columns} pixels of {bits} bits: {output}", soft_wrap=True, markup=False, highlight=False)
 
 
 @app.command()

@@ -2,15 +2,18 @@
 
 import importlib
 import os
+import signal
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
 import dask
 from distributed import Client, LocalCluster
 from pydantic import Field, JsonValue, model_validator
 
+from flows.signals import deaf_children
 from mammo_etl import schema
 from mammo_etl.settings import Settings, SettingsError
 from mammo_etl.versions import PACKAGES
@@ -143,7 +146,12 @@ def _connected(address: str) -> Client:
 
 def _config(settings: ClusterSettings) -> dict[str, Any]:
     """Configuration of schedulers and nannies that this process starts."""
+    # A nanny starts a worker that died anew, which takes a busy machine longer than the 15 seconds after which the cluster would give up both.
+    patient = (
+        {"distributed.deploy.lost-worker-timeout": f"{settings.wait_seconds} s"} if settings.manager is None else {}
+    )
     return {
+        **patient,
         # A task that kills its worker is tried once more, then given up by name.
         "distributed.scheduler.allowed-failures": 1,
         "distributed.scheduler.no-workers-timeout": f"{settings.wait_seconds} s",
@@ -152,14 +160,18 @@ def _config(settings: ClusterSettings) -> dict[str, Any]:
 
 
 def _local(settings: ClusterSettings) -> LocalCluster:
-    return LocalCluster(
-        n_workers=settings.workers or os.cpu_count() or 1,
-        threads_per_worker=1,
-        processes=True,
-        host="127.0.0.1",
-        dashboard_address=f"127.0.0.1:{settings.dashboard_port}",
-        memory_limit="auto" if settings.memory_gb is None else int(settings.memory_gb * 1e9),
-    )
+    # Workers that ended by Ctrl-C themselves would each print a traceback, and be started anew.
+    # Python's resource tracker has to be there: whoever starts it hears the signal again.
+    resource_tracker.ensure_running()
+    with deaf_children(signal.SIGINT):
+        return LocalCluster(
+            n_workers=settings.workers or os.cpu_count() or 1,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address=f"127.0.0.1:{settings.dashboard_port}",
+            memory_limit="auto" if settings.memory_gb is None else int(settings.memory_gb * 1e9),
+        )
 
 
 def _managed(manager: str, options: dict[str, JsonValue]) -> Any:

@@ -14,6 +14,7 @@ from mammo_etl.lock import locked
 from mammo_etl.places import Place
 from mammo_etl.reader import DamagedRunError, ReaderError, open_run
 from mammo_etl.verify import Verification, verify_films
+from mammo_etl.workspace import Workspace
 
 
 class GarbageGroup(BaseModel):
@@ -66,6 +67,9 @@ def clear_up(workspace: Place, keep: int | None, delete: bool) -> GarbageSummary
     """
     if not workspace.is_dir():
         raise ReaderError(f"{workspace}: no such folder")
+    places = Workspace(workspace)
+    if not places.lock.exists() and not places.runs.exists():
+        raise ReaderError(f"{workspace}: no workspace: expected a folder that `mammo build` has worked in")
     with locked(workspace, "mammo gc"), Stages().stage("gc", "items") as stage:
 
         def counted(garbage: Iterator[Garbage]) -> Iterator[Garbage]:

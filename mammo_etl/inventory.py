@@ -106,9 +106,10 @@ def check_films(inventory: Inventory) -> None:
     """Raises InventoryError if there is no usable film."""
     if not inventory.scans:
         reasons = sorted({row.code.value for row in inventory.rejects})
+        empty = [f"{row.source}: {row.message}" for row in inventory.rejects if row.code is Reason.EMPTY_SOURCE]
         raise InventoryError(
             f"no usable film in any source (reasons: {', '.join(reasons) or 'none given'}); "
-            "rejects.parquet in the workspace tells more"
+            + " ".join([*empty, "rejects.parquet in the workspace tells more"])
         )
 
 

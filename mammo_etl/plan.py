@@ -209,7 +209,16 @@ def total_warnings(candidates: Sequence[Candidate], plan: pd.DataFrame, settings
         )
     findings = {candidate.finding_id for candidate in candidates} - {""}
     if left := len(findings - set(plan["finding_id"])):
-        warnings.append(
-            f"{left:,} of {len(findings):,} findings have no patch of their own: plan.patches has no room for them"
-        )
+        without = f"{left:,} of {len(findings):,} findings have no patch of their own"
+        taken = int((plan["label"] != int(Label.NORMAL)).sum())
+        if len(plan) < settings.patches:
+            warnings.append(
+                f"{without}: only {taken:,} abnormal patches go with {len(plan) - taken:,} normal ones at plan.normal_share = "
+                f"{settings.normal_share}; a smaller share, or more places for normal patches, leaves room for them"
+            )
+        else:
+            warnings.append(
+                f"{without}: plan.patches = {settings.patches:,} at plan.normal_share = {settings.normal_share} has room for {taken:,} abnormal "
+                "patches"
+            )
     return warnings

@@ -134,7 +134,7 @@ def test_a_total_split_by_patch_is_met_and_its_leaks_are_told(
     assert len(patches) == summary.counts["patches"] == 100
     assert (patches["label"] == 0).sum() == 85
     assert any("plan.split = patch" in text for text in summary.warnings)
-    assert any("findings have no patch of their own: plan.patches has no room" in text for text in summary.warnings)
+    assert any("findings have no patch of their own: plan.patches = 100 at" in text for text in summary.warnings)
     [chosen] = [row for row in open_run(tmp_path).manifest["leaks"] if row["chosen"]]
     assert chosen["patients"] > 0
 

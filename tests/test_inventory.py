@@ -12,10 +12,19 @@ import fsspec
 import pytest
 
 from mammo_etl.files import SourceFileError, list_files, name_of, read_bytes, size_of, stamp_of
-from mammo_etl.inventory import InventoryError, assemble, check_rejects, list_sources, read_headers
+from mammo_etl.inventory import (
+    InventoryError,
+    assemble,
+    check_films,
+    check_rejects,
+    combine,
+    list_sources,
+    read_headers,
+)
 from mammo_etl.records import Reason, Rejection
 from mammo_etl.settings import InventorySettings, SourceSettings
 from mammo_etl.sources import Inventory, kinds, source_of
+from mammo_etl.summary import empty_sources
 
 
 def inventory_of(kind: str, *paths: Path | str) -> Inventory:
@@ -124,6 +133,18 @@ def test_only_faults_of_the_data_present_count_against_the_share() -> None:
     check_rejects(80, rows(Reason.UNREADABLE_FILE, 20) + rows(Reason.MISSING_FILES, 500), settings)
     with pytest.raises(InventoryError, match=r"21 of 101 films and findings were rejected \(21%\)"):
         check_rejects(80, rows(Reason.UNREADABLE_FILE, 21), settings)
+
+
+def test_a_source_without_its_files_is_told_with_its_place(tmp_path: Path) -> None:
+    sources = [SourceSettings(kind=kind, path=str(tmp_path)) for kind in ("ddsm", "mini-mias")]
+    inventory = combine({kind: inventory_of(kind, tmp_path) for kind in ("ddsm", "mini-mias")}, InventorySettings())
+    first, second = empty_sources(inventory, sources)
+    assert first == (
+        f"source ddsm={tmp_path}: No file of a DDSM case is here: expected names as C-0029-1.ics and C_0029_1.LEFT_CC.LJPEG."
+    )
+    assert second.startswith(f"source mini-mias={tmp_path}: There is no .pgm file here")
+    with pytest.raises(InventoryError, match=r"ddsm: No file of a DDSM case is here.*mini-mias: There is no .pgm file"):
+        check_films(inventory)
 
 
 def test_the_kinds_of_source_are_the_modules() -> None:
