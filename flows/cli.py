@@ -25,9 +25,10 @@ from mammo_etl.records import REASONS, Reason
 from mammo_etl.settings import SettingsError, SourceSettings
 
 if TYPE_CHECKING:
-    from flows.build_dataset import BuildSummary
+    from flows.build_summary import BuildSummary
     from flows.train_model import TrainSummary
     from mammo_etl.inspection import Inspection
+    from mammo_etl.settings import BuildSettings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -167,7 +168,9 @@ def _build(
     from flows.settings import load_settings
 
     job = load_settings(settings, overrides, preset)
-    _check_places(sources, workspace)
+    known = _up_to_date(sources, workspace, job.build)
+    if known is not None:
+        return known
     from flows.build_dataset import build_dataset
     from mammo_etl.catalog import IncompleteRunError
     from mammo_etl.leaks import LeakError
@@ -195,10 +198,13 @@ def _log_only_surprises(*expected: type[Exception]) -> None:
         logging.getLogger(name).addFilter(surprising)
 
 
-def _check_places(sources: Sequence[SourceSettings], workspace: Path) -> None:
-    """Wrong paths are told at once, before a server and a cluster are started for them."""
+def _up_to_date(sources: Sequence[SourceSettings], workspace: Path, settings: "BuildSettings") -> "BuildSummary | None":
+    """What the latest build came to, if nothing has changed since.
+
+    That, and wrong paths, are told at once, before a server and a cluster are started.
+    """
     try:
-        list_sources(sources)
+        files = list_sources(sources)
         workspace.mkdir(parents=True, exist_ok=True)
     except InventoryError as error:
         raise UsageError(str(error)) from error
@@ -206,8 +212,13 @@ def _check_places(sources: Sequence[SourceSettings], workspace: Path) -> None:
         raise UsageError(f"--workspace {workspace}: not a folder that can be made: {error.strerror}") from error
     if not os.access(workspace, os.W_OK):
         raise UsageError(f"--workspace {workspace}: cannot be written to")
+    from flows.build_summary import BuildSummary
+    from mammo_etl import latest
+
+    workspace = workspace.absolute()
     with locked(workspace, "a build"):
-        pass
+        known = latest.up_to_date(workspace, latest.basis_of(sources, files, settings), settings)
+    return BuildSummary.of(known, False, []) if known is not None else None
 
 
 def _show_build(summary: "BuildSummary") -> None:
@@ -216,7 +227,7 @@ def _show_build(summary: "BuildSummary") -> None:
         column.justify = "right"
     for row in summary.timings:
         table.add_row(row["stage"], f"{row['items']:,} {row['unit']}", f"{row['skipped']:,}", f"{row['seconds']:.1f}")
-    console.print(table)
+    console.print(table if summary.timings else table.title)
     console.print(", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in summary.counts.items()))
     for reason, count in summary.rejects.items():
         console.print(f"rejected: {count:,} {reason} ({REASONS[Reason(reason)]})", markup=False, highlight=False)

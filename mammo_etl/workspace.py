@@ -8,6 +8,7 @@ WORKSPACE/
   catalog.parquet                                one row per run and per model
   rejects.parquet                                what the latest build left out, also where it failed for it
   current.json                                   the published run
+  latest.json                                    what the latest build was made from and consists of, by stamps; may be deleted
   lock                                           who builds or clears up here at the moment
 """
 
@@ -20,6 +21,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from mammo_etl.files import Stamp, stamp_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,11 @@ class Workspace:
     def current(self) -> Path:
         """Pointer to the published run."""
         return self.root / "current.json"
+
+    @property
+    def latest(self) -> Path:
+        """What tells whether the latest build is still up to date; see `mammo_etl.latest`."""
+        return self.root / "latest.json"
 
     @property
     def lock(self) -> Path:
@@ -99,6 +107,14 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         error.filename = str(path)
         raise
+
+
+def stamps_below(folder: Path) -> list[tuple[str, Stamp | None]]:
+    """Name, relative to the folder, and stamp of every file below it, sorted; the folder may be a file."""
+    if folder.is_file():
+        return [("", stamp_of(str(folder)))]
+    names = [str(Path(parent, name)) for parent, _, files in os.walk(folder) for name in files]
+    return [(os.path.relpath(name, folder), stamp_of(name)) for name in sorted(names)]
 
 
 def write_bytes(path: Path, content: bytes) -> None:
