@@ -18,7 +18,6 @@ from mammo_etl.files import SourceFileError
 from mammo_etl.inventory import InventoryError, list_sources
 from mammo_etl.lock import WorkspaceInUseError, locked
 from mammo_etl.phantom.source_faults import FAULTS, Fault, parse_faults
-from mammo_etl.plan import PlanError
 from mammo_etl.presets import PRESETS
 from mammo_etl.reader import ReaderError, open_run
 from mammo_etl.records import REASONS, Reason
@@ -81,7 +80,7 @@ class RunError(Exception):
     """A build or training that cannot be done, in one sentence."""
 
 
-RUN_FAILURES = (InventoryError, PlanError, SourceFileError, RunError, WorkspaceInUseError, ConnectionError)
+RUN_FAILURES = (InventoryError, SourceFileError, RunError, WorkspaceInUseError, ConnectionError)
 """What can end a run through no fault of the program: told in one sentence, exit code 1."""
 
 
@@ -174,12 +173,13 @@ def _build(
     from flows.build_dataset import build_dataset
     from mammo_etl.catalog import IncompleteRunError
     from mammo_etl.leaks import LeakError
+    from mammo_etl.plan import PlanError
     from mammo_etl.workspace import DamagedFileError
 
-    _log_only_surprises(IncompleteRunError, DamagedFileError, LeakError)
+    _log_only_surprises(IncompleteRunError, DamagedFileError, LeakError, PlanError)
     try:
         return build_dataset(list(sources), workspace, job.build, job.cluster)
-    except (IncompleteRunError, DamagedFileError, LeakError) as error:
+    except (IncompleteRunError, DamagedFileError, LeakError, PlanError) as error:
         raise RunError(str(error)) from error
 
 

@@ -2,16 +2,17 @@
 
 import importlib
 import os
-import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-import dask
-from distributed import Client, LocalCluster
 from pydantic import Field, JsonValue, model_validator
 
 from mammo_etl.settings import Settings, SettingsError
+
+# Dask is imported where it is used: that takes a second, which a build that finds nothing to do need not spend.
+if TYPE_CHECKING:
+    from distributed import Client, LocalCluster
 
 WORKER_ENVIRONMENT = {
     # One task, one core: libraries that start a thread per core on every worker would only fight each other.
@@ -23,10 +24,6 @@ WORKER_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
 }
-
-_CONNECTING = 5
-"""Attempts to connect to a running scheduler."""
-
 
 _MANAGED = {
     "KubeCluster": ("dask_kubernetes.operator", "dask-kubernetes"),
@@ -77,33 +74,17 @@ class ClusterSettings(Settings):
         return self
 
 
-class _PatientClient(Client):
-    """A client that tries again to connect where the scheduler speaks to all clients at that moment.
-
-    distributed's own asserts that the scheduler's first message to it stands alone. It does not where another client's key is forgotten, say, in
-    the same two milliseconds.
-    """
-
-    async def _ensure_connected(self, timeout: float | None = None) -> None:
-        for _ in range(_CONNECTING - 1):
-            try:
-                await super()._ensure_connected(timeout)  # type: ignore[no-untyped-call]
-            except AssertionError:
-                # The scheduler will take leave of the name that it has just welcomed.
-                self.id = f"{type(self).__name__}-{uuid.uuid4()}"
-            else:
-                return
-        await super()._ensure_connected(timeout)  # type: ignore[no-untyped-call]
-
-
 @contextmanager
-def open_client(settings: ClusterSettings) -> Iterator[Client]:
+def open_client(settings: ClusterSettings) -> Iterator["Client"]:
     """A client of a cluster that has a worker, closed at the end, and with it the job's own cluster; never made the default client.
 
     A local cluster listens on the loopback interface alone: whoever reaches a Dask scheduler can run code on it.
     Raises SettingsError if no scheduler answers at the address, the manager's package is missing or refuses the options, or there is no worker
     in time.
     """
+    import dask
+    from distributed import Client
+
     with ExitStack() as stack:
         if settings.address is not None:
             client = _connected(settings.address)
@@ -121,15 +102,17 @@ def open_client(settings: ClusterSettings) -> Iterator[Client]:
         yield client
 
 
-def least_memory(client: Client) -> int:
+def least_memory(client: "Client") -> int:
     """Memory limit of the worker that has least, in bytes; 0 if none has a limit."""
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     return min((worker["memory_limit"] for worker in workers if worker["memory_limit"]), default=0)
 
 
-def _connected(address: str) -> Client:
+def _connected(address: str) -> "Client":
+    from flows.patient_client import PatientClient
+
     try:
-        return _PatientClient(address, set_as_default=False)  # type: ignore[no-untyped-call]
+        return PatientClient(address, set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         raise SettingsError(f"cluster.address: no Dask scheduler answers at {address}") from error
 
@@ -144,7 +127,9 @@ def _config(settings: ClusterSettings) -> dict[str, Any]:
     }
 
 
-def _local(settings: ClusterSettings) -> LocalCluster:
+def _local(settings: ClusterSettings) -> "LocalCluster":
+    from distributed import LocalCluster
+
     return LocalCluster(
         n_workers=settings.workers or os.cpu_count() or 1,
         threads_per_worker=1,
@@ -168,7 +153,7 @@ def _managed(manager: str, options: dict[str, JsonValue]) -> Any:
         raise SettingsError(f"cluster.options: {manager} cannot be started: {error}") from error
 
 
-def _await_worker(client: Client, seconds: float) -> None:
+def _await_worker(client: "Client", seconds: float) -> None:
     try:
         client.wait_for_workers(1, seconds)
     except TimeoutError as error:

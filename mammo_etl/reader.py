@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from mammo_etl import store
 from mammo_etl.schema import FORMAT_VERSION
 from mammo_etl.workspace import Workspace, read_json, read_sealed
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class ReaderError(Exception):
@@ -27,8 +28,10 @@ class PublishedRun:
     folder: Path
     manifest: dict[str, Any]
 
-    def patches(self) -> pd.DataFrame:
+    def patches(self) -> "pd.DataFrame":
         """The patch table, sorted by row; columns as `mammo_etl.records.Patch`."""
+        import pandas as pd
+
         return pd.read_parquet(self.folder / "patches.parquet")
 
     def open_patches(self) -> Any:

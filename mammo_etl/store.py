@@ -10,16 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorstore as ts
-import zarr
 from numpy.typing import NDArray
-from zarr.codecs import ZstdCodec
-from zarr.core.buffer import Buffer
-from zarr.storage import MemoryStore
 
 from mammo_etl.settings import StoreSettings
 from mammo_etl.workspace import write_bytes
 
+# zarr and TensorStore are imported where they are used: that takes a second, which a build that finds nothing to do need not spend.
 LOCK_SUFFIX = ".__lock"
 """What TensorStore appends to a file's name while it writes it; one that is left was being written when its process was killed."""
 
@@ -36,6 +32,11 @@ def shard_path(array: Path, shard: int) -> Path:
 
 def create_patches(path: Path, rows: int, size: int, settings: StoreSettings, bits: int = 8) -> None:
     """Makes the empty array of `rows` patches of 8 or 16 `bits` a pixel; shards that are there already are kept, and damaged metadata mended."""
+    import zarr
+    from zarr.codecs import ZstdCodec
+    from zarr.core.buffer import Buffer
+    from zarr.storage import MemoryStore
+
     files: dict[str, Buffer] = {}
     zarr.create_array(
         MemoryStore(files),
@@ -60,6 +61,8 @@ def open_patches(path: Path, *, write: bool = False) -> Any:
     """
     if not (path / "zarr.json").exists():
         raise FileNotFoundError(f"{path}: no patch store here")
+    import tensorstore as ts
+
     spec = {
         "driver": "zarr3",
         "kvstore": {"driver": "file", "path": str(path)},
