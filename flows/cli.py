@@ -21,16 +21,16 @@ from mammo_etl.inventory import InventoryError, list_sources
 from mammo_etl.lock import WorkspaceInUseError, locked
 from mammo_etl.phantom.source_faults import FAULTS, Fault, parse_faults
 from mammo_etl.places import Place, PlaceError, place_of, shown
-from mammo_etl.plan import PlanError
 from mammo_etl.presets import PRESETS
 from mammo_etl.reader import ReaderError, open_run
 from mammo_etl.records import REASONS, Reason
 from mammo_etl.settings import SettingsError, SourceSettings
 
 if TYPE_CHECKING:
-    from flows.build_dataset import BuildSummary
+    from flows.build_summary import BuildSummary
     from flows.train_model import TrainSummary
     from mammo_etl.inspection import Inspection
+    from mammo_etl.settings import BuildSettings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -92,7 +92,7 @@ class RunError(Exception):
     """A build or training that cannot be done, in one sentence."""
 
 
-RUN_FAILURES = (InventoryError, PlanError, SourceFileError, RunError, WorkspaceInUseError, ConnectionError)
+RUN_FAILURES = (InventoryError, SourceFileError, RunError, WorkspaceInUseError, ConnectionError)
 """What can end a run through no fault of the program: told in one sentence, exit code 1."""
 
 
@@ -193,16 +193,19 @@ def _build(
     from flows.settings import load_settings
 
     job = load_settings(settings, overrides, preset)
-    _check_places(sources, workspace)
+    known = _up_to_date(sources, workspace, job.build)
+    if known is not None:
+        return known
     from flows.build_dataset import build_dataset
     from mammo_etl.catalog import IncompleteRunError
     from mammo_etl.leaks import LeakError
+    from mammo_etl.plan import PlanError
     from mammo_etl.workspace import DamagedFileError
 
-    _prepare_prefect(IncompleteRunError, DamagedFileError, LeakError)
+    _prepare_prefect(IncompleteRunError, DamagedFileError, LeakError, PlanError)
     try:
         return build_dataset(list(sources), shown(workspace), job.build, job.cluster)
-    except (IncompleteRunError, DamagedFileError, LeakError) as error:
+    except (IncompleteRunError, DamagedFileError, LeakError, PlanError) as error:
         raise RunError(str(error)) from error
 
 
@@ -226,10 +229,15 @@ def _prepare_prefect(*expected: type[Exception]) -> None:
         logging.getLogger(name).addFilter(surprising)
 
 
-def _check_places(sources: Sequence[SourceSettings], workspace: Place) -> None:
-    """Wrong paths are told at once, before a server and a cluster are started for them."""
+def _up_to_date(
+    sources: Sequence[SourceSettings], workspace: Place, settings: "BuildSettings"
+) -> "BuildSummary | None":
+    """What the latest build came to, if nothing has changed since.
+
+    That, and wrong paths, are told at once, before a server and a cluster are started.
+    """
     try:
-        list_sources(sources)
+        files = list_sources(sources)
         if isinstance(workspace, Path):
             workspace.mkdir(parents=True, exist_ok=True)
     except InventoryError as error:
@@ -238,12 +246,17 @@ def _check_places(sources: Sequence[SourceSettings], workspace: Place) -> None:
         raise UsageError(f"--workspace {workspace}: not a folder that can be made: {error.strerror}") from error
     if isinstance(workspace, Path) and not os.access(workspace, os.W_OK):
         raise UsageError(f"--workspace {workspace}: cannot be written to")
+    from flows.build_summary import BuildSummary
+    from mammo_etl import latest
+
+    workspace = workspace.absolute()
     try:
         with locked(workspace, "a build"):
-            pass
+            known = latest.up_to_date(workspace, latest.basis_of(sources, files, settings), settings)
     except (FileNotFoundError, PermissionError) as error:
         # Of an object store.
         raise UsageError(f"--workspace {workspace}: {error.strerror}") from error
+    return BuildSummary.of(known, False, []) if known is not None else None
 
 
 def _show_build(summary: "BuildSummary") -> None:
@@ -252,7 +265,7 @@ def _show_build(summary: "BuildSummary") -> None:
         column.justify = "right"
     for row in summary.timings:
         table.add_row(row["stage"], f"{row['items']:,} {row['unit']}", f"{row['skipped']:,}", f"{row['seconds']:.1f}")
-    console.print(table)
+    console.print(table if summary.timings else table.title)
     console.print(", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in summary.counts.items()))
     for reason, count in summary.rejects.items():
         console.print(f"rejected: {count:,} {reason} ({REASONS[Reason(reason)]})", markup=False, highlight=False)

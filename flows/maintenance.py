@@ -10,6 +10,7 @@ from rich.table import Table
 from flows.progress import Stages
 from mammo_etl.catalog import verify_files
 from mammo_etl.garbage import Garbage, Kind, find_garbage, remove
+from mammo_etl.latest import forget
 from mammo_etl.lock import locked
 from mammo_etl.places import Place
 from mammo_etl.reader import DamagedRunError, ReaderError, open_run
@@ -36,8 +37,15 @@ class GarbageSummary(BaseModel):
 def verify(workspace: Place, run_id: str | None, deep: bool) -> Verification:
     """Re-reads a run (the published one, if none is named) against its digests; `deep`: also against its films and their sources.
 
-    Raises ReaderError if there is no such run.
+    Where there is a fault, the next build compares by content: a disk's errors leave stamps as they were. Raises ReaderError if there is no such run.
     """
+    found = _verification(workspace, run_id, deep)
+    if found.faults:
+        forget(workspace)
+    return found
+
+
+def _verification(workspace: Place, run_id: str | None, deep: bool) -> Verification:
     try:
         run = open_run(workspace, run_id)
     except DamagedRunError as error:

@@ -212,6 +212,9 @@ class ObjectPath:
         return ConnectionError(f"{self}: the object store failed: {reason}")
 
 
+Stamp = list[int | str]
+"""What tells cheaply that a file is still the same."""
+
 Place = Path | ObjectPath
 """A file or folder of a workspace."""
 
@@ -223,6 +226,8 @@ class Entry:
     place: Place
     size: int
     """Bytes."""
+    stamp: Stamp
+    """See `mammo_etl.files.stamp_of`."""
 
 
 def place_of(text: "str | Place") -> Place:
@@ -247,11 +252,27 @@ def place_of(text: "str | Place") -> Place:
 def files_below(place: Place) -> list[Entry]:
     """Every file below a place, sorted by name; empty if there is nothing."""
     if isinstance(place, ObjectPath):
-        listed = (Entry(ObjectPath(place.bucket, item["path"]), item["size"]) for item in place._listed())
+        found = [_described(ObjectPath(place.bucket, item["path"]), item) for item in place._listed()]
     else:
-        paths = (path for path in place.rglob("*") if path.is_file())
-        listed = (Entry(path, path.stat().st_size) for path in paths)
-    return sorted(listed, key=lambda entry: str(entry.place))
+        paths = (Path(folder, name) for folder, _, names in os.walk(place) for name in names)
+        found = [_local(path, path.stat()) for path in paths]
+    return sorted(found, key=lambda entry: str(entry.place))
+
+
+def entry_of(place: Place) -> Entry | None:
+    """What `files_below` tells, of a file itself; None if there is no such file."""
+    if isinstance(place, ObjectPath):
+        meta = place._meta()
+        return None if meta is None else _described(place, meta)
+    return _local(place, place.stat()) if place.is_file() else None
+
+
+def _described(place: ObjectPath, meta: Any) -> Entry:
+    return Entry(place, meta["size"], [meta["size"], meta["e_tag"]])
+
+
+def _local(path: Path, status: os.stat_result) -> Entry:
+    return Entry(path, status.st_size, [status.st_size, status.st_mtime_ns, status.st_ctime_ns])
 
 
 def name_below(place: Place, folder: Place) -> str:

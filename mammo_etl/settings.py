@@ -37,7 +37,7 @@ class SourceSettings(Settings):
 
     @model_validator(mode="after")
     def _known_kind(self) -> Self:
-        sources.source_of(self.kind)
+        sources.check_kind(self.kind)
         return self
 
     @classmethod

@@ -8,17 +8,14 @@ import json
 from typing import Any
 
 import numpy as np
-import tensorstore as ts
-import zarr
 from numpy.typing import NDArray
-from zarr.codecs import ZstdCodec
-from zarr.core.buffer import Buffer
-from zarr.storage import MemoryStore
 
 from mammo_etl.files import digest_of
 from mammo_etl.places import Place, kvstore_of, name_below
 from mammo_etl.settings import StoreSettings
 from mammo_etl.workspace import write_bytes
+
+# zarr and TensorStore are imported where they are used: that takes a second, which a build that finds nothing to do need not spend.
 
 
 def shard_ranges(rows: int, shard_rows: int) -> list[range]:
@@ -33,6 +30,11 @@ def shard_path(array: Place, shard: int) -> Place:
 
 def create_patches(path: Place, rows: int, size: int, settings: StoreSettings, bits: int = 8) -> None:
     """Makes the empty array of `rows` patches of 8 or 16 `bits` a pixel; shards that are there already are kept, and damaged metadata mended."""
+    import zarr
+    from zarr.codecs import ZstdCodec
+    from zarr.core.buffer import Buffer
+    from zarr.storage import MemoryStore
+
     files: dict[str, Buffer] = {}
     zarr.create_array(
         MemoryStore(files),
@@ -57,6 +59,8 @@ def open_patches(path: Place) -> Any:
     """
     if not (path / "zarr.json").exists():
         raise FileNotFoundError(f"{path}: no patch store here")
+    import tensorstore as ts
+
     spec = {"driver": "zarr3", "kvstore": kvstore_of(path), "recheck_cached_data": "open"}
     return ts.open(spec, open=True, read=True, write=False).result()
 
@@ -68,6 +72,8 @@ def write_shard(path: Place, rows: range, patches: NDArray[np.uint8] | NDArray[n
     unless the rows are exactly one shard: two writers of one shard would lose each other's rows. Raises OSError naming the shard if it cannot
     be written, as on a full disk.
     """
+    import tensorstore as ts
+
     metadata = json.loads((path / "zarr.json").read_bytes())
     spec = {
         "driver": "zarr3",

@@ -8,6 +8,7 @@ WORKSPACE/
   catalog.parquet                                one row per run and per model
   rejects.parquet                                what the latest build left out, also where it failed for it
   current.json                                   the published run
+  latest.json                                    what the latest build was made from and consists of, by stamps; may be deleted
   lock                                           who builds or clears up here at the moment
 """
 
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mammo_etl.places import Place
+from mammo_etl.places import Place, Stamp, entry_of, files_below, name_below
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,11 @@ class Workspace:
     def current(self) -> Place:
         """Pointer to the published run."""
         return self.root / "current.json"
+
+    @property
+    def latest(self) -> Place:
+        """What tells whether the latest build is still up to date; see `mammo_etl.latest`."""
+        return self.root / "latest.json"
 
     @property
     def lock(self) -> Place:
@@ -112,6 +118,13 @@ def replacing(path: Place) -> Iterator[Path]:
     except OSError as error:
         error.filename = str(path)
         raise
+
+
+def stamps_below(place: Place) -> list[tuple[str, Stamp]]:
+    """Name, relative to a folder, and stamp of every file below it, sorted; of a file, an empty name and its stamp."""
+    if (file := entry_of(place)) is not None:
+        return [("", file.stamp)]
+    return [(name_below(entry.place, place), entry.stamp) for entry in files_below(place)]
 
 
 def write_bytes(path: Place, content: bytes) -> None:

@@ -120,6 +120,43 @@ def test_files_that_are_gone() -> None:
         list_files("memory://nowhere", "ddsm")
 
 
+def test_a_stamp_tells_that_a_file_is_the_same(tmp_path: Path) -> None:
+    film = tmp_path / "a.dcm"
+    film.write_bytes(b"film")
+    first = stamp_of(str(film))
+    film.read_bytes()
+    assert stamp_of(str(film)) == first is not None
+    times = film.stat()
+    film.write_bytes(b"FILM")
+    os.utime(film, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert stamp_of(str(film)) != first
+    assert stamp_of(str(shutil.copy2(film, tmp_path / "b.dcm"))) != stamp_of(str(film))
+
+
+def test_an_archive_s_members_have_its_stamp(tmp_path: Path) -> None:
+    archive = tmp_path / "films.zip"
+    for content in ("a", "b"):
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr("mdb001.pgm", content)
+        listing = list_files(str(archive), "mini-mias")
+        assert listing.stamps == (stamp_of(str(archive)),)
+        assert stamp_of(listing.files[0]) == stamp_of(str(archive)) is not None
+
+
+def test_a_source_has_a_stamp_if_all_its_files_have(tmp_path: Path, memory: Any) -> None:
+    (tmp_path / "a.dcm").write_bytes(b"film")
+    local = SourceSettings(kind="ddsm", path=str(tmp_path))
+    (first,) = list_sources([local])
+    assert list_sources([local]) == [first]
+    assert first.stamp
+    (tmp_path / "a.dcm").rename(tmp_path / "b.dcm")
+    assert list_sources([local])[0].stamp not in ("", first.stamp)
+    memory.pipe("/films/a.dcm", b"film")
+    (both,) = list_sources([local, SourceSettings(kind="ddsm", path="memory://films")])
+    assert len(both.files) == 2
+    assert both.stamp == ""
+
+
 def test_names_without_folders_and_archives() -> None:
     assert name_of("zip://a/mdb001.pgm::/data/all.zip") == "mdb001.pgm"
     assert name_of("/data/x/1-1.dcm") == "1-1.dcm"

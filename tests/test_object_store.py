@@ -17,6 +17,7 @@ from flows.build_dataset import build_dataset
 from flows.clusters import ClusterSettings
 from mammo_etl import catalog
 from mammo_etl.convert import convert_film
+from mammo_etl.files import list_files, stamp_of
 from mammo_etl.film_work import film_work
 from mammo_etl.garbage import Kind, find_garbage, remove
 from mammo_etl.inventory import InventoryError, assemble, list_sources, read_headers
@@ -78,6 +79,26 @@ def test_films_on_the_store_become_what_films_on_disk_become(
     ]
     assert results[0].png == results[1].png != ""
     assert results[0].candidates == results[1].candidates > 0
+
+
+def test_an_object_s_stamp_follows_its_content(store: fsspec.AbstractFileSystem) -> None:
+    """Told by the listing and without it, and never by an earlier listing."""
+    stamps = []
+    for content in (b"film", b"FILM", b"film"):
+        store.pipe("films/stamps/a.dcm", content)
+        type(store).clear_instance_cache()
+        (source,) = list_sources([SourceSettings(kind="cbis-ddsm", path="s3://films/stamps")])
+        (stamp,) = list_files("s3://films/stamps", "cbis-ddsm").stamps
+        assert stamp == stamp_of("s3://films/stamps/a.dcm") is not None
+        stamps.append((stamp, source.stamp))
+    assert stamps[0] == stamps[2] != stamps[1]
+    assert stamps[0][1] != stamps[1][1]
+    # By another client, so that what this one was told before is out of date.
+    (before,) = list_files("s3://films/stamps", "cbis-ddsm").stamps
+    fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False).pipe("films/stamps/a.dcm", b"Film")
+    assert stamp_of("s3://films/stamps/a.dcm") != before
+    assert list_files("s3://films/stamps", "cbis-ddsm").stamps == (stamp_of("s3://films/stamps/a.dcm"),)
+    assert stamp_of("s3://films/stamps/b.dcm") is None
 
 
 def test_a_prefix_or_bucket_that_is_not_there(store: fsspec.AbstractFileSystem) -> None:
