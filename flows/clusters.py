@@ -179,7 +179,7 @@ def _await_worker(client: "Client", seconds: float) -> None:
         raise SettingsError(f"cluster: no worker within {seconds:g} seconds (cluster.wait_seconds)") from error
 
 
-def _check_versions(client: Client) -> None:
+def _check_versions(client: "Client") -> None:
     """Raises SettingsError naming a worker where a package that decides a run's bytes is missing, or of another version than here.
 
     Workers that come later are not asked.

@@ -23,7 +23,7 @@ try:
 except ImportError:  # The extra `s3` is not installed.
     BotoCoreError = OSError
 
-from mammo_etl.places import Place, Stamp
+from mammo_etl.places import Place, Stamp, stamp_at
 from mammo_etl.records import Reason, Rejection
 from mammo_etl.transient import is_transient
 
@@ -193,11 +193,7 @@ def stamp_of(url: str) -> Stamp | None:
         return stamp_of(archive[0])
     if "://" in path:
         return _remote_stamp(path)
-    try:
-        status = Path(path).stat()
-    except OSError:
-        return None
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+    return stamp_at(Path(path))
 
 
 def _remote_stamp(url: str) -> Stamp | None:

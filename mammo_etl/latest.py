@@ -10,12 +10,12 @@ from pathlib import Path
 
 from mammo_etl.files import NOT_READ, stamp_of
 from mammo_etl.inventory import SourceFiles
-from mammo_etl.places import Place
+from mammo_etl.places import Place, files_below, stamp_at
 from mammo_etl.reader import PublishedRun, ReaderError, open_run
 from mammo_etl.records import Reason, Rejection
 from mammo_etl.schema import FORMAT_VERSION
 from mammo_etl.settings import BuildSettings, SourceSettings, digest
-from mammo_etl.workspace import Workspace, read_sealed, stamps_below, write_sealed
+from mammo_etl.workspace import Workspace, read_sealed, write_sealed
 
 _PASSING = {Reason.UNREADABLE_FOLDER, Reason.UNREACHABLE, Reason.WORKER_DIED, Reason.TOO_SLOW}
 """Reasons that lie in no file: the next build has to try again."""
@@ -80,5 +80,6 @@ def _result(workspace: Place, run_id: str, settings: BuildSettings) -> str:
     places = Workspace(workspace)
     images = places.images(digest(settings.cleaning))
     candidates = places.candidates(digest(settings.cleaning, settings.patches))
-    left = [places.run(run_id), images, candidates, places.current, places.catalog, places.rejects]
-    return digest([stamps_below(place) for place in left])
+    files = [entry for folder in (places.run(run_id), images, candidates) for entry in files_below(folder)]
+    pointers = [stamp_at(place) for place in (places.current, places.catalog, places.rejects)]
+    return digest([(str(entry.place), entry.stamp) for entry in files], pointers)

@@ -212,11 +212,12 @@ class ObjectPath:
         return ConnectionError(f"{self}: the object store failed: {reason}")
 
 
-Stamp = list[int | str]
-"""What tells cheaply that a file is still the same."""
-
 Place = Path | ObjectPath
 """A file or folder of a workspace."""
+
+
+Stamp = list[int | str]
+"""What tells cheaply that a file is still the same; see `mammo_etl.files.stamp_of`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +228,6 @@ class Entry:
     size: int
     """Bytes."""
     stamp: Stamp
-    """See `mammo_etl.files.stamp_of`."""
 
 
 def place_of(text: "str | Place") -> Place:
@@ -252,27 +252,34 @@ def place_of(text: "str | Place") -> Place:
 def files_below(place: Place) -> list[Entry]:
     """Every file below a place, sorted by name; empty if there is nothing."""
     if isinstance(place, ObjectPath):
-        found = [_described(ObjectPath(place.bucket, item["path"]), item) for item in place._listed()]
+        listed = (
+            Entry(ObjectPath(place.bucket, item["path"]), item["size"], _stamp_of_object(item))
+            for item in place._listed()
+        )
     else:
-        paths = (Path(folder, name) for folder, _, names in os.walk(place) for name in names)
-        found = [_local(path, path.stat()) for path in paths]
-    return sorted(found, key=lambda entry: str(entry.place))
+        paths = ((path, path.stat()) for path in place.rglob("*") if path.is_file())
+        listed = (Entry(path, status.st_size, stamp_by(status)) for path, status in paths)
+    return sorted(listed, key=lambda entry: str(entry.place))
 
 
-def entry_of(place: Place) -> Entry | None:
-    """What `files_below` tells, of a file itself; None if there is no such file."""
+def stamp_at(place: Place) -> Stamp | None:
+    """Stamp of a file; None if there is no such file."""
     if isinstance(place, ObjectPath):
         meta = place._meta()
-        return None if meta is None else _described(place, meta)
-    return _local(place, place.stat()) if place.is_file() else None
+        return _stamp_of_object(meta) if meta is not None else None
+    try:
+        return stamp_by(place.stat())
+    except OSError:
+        return None
 
 
-def _described(place: ObjectPath, meta: Any) -> Entry:
-    return Entry(place, meta["size"], [meta["size"], meta["e_tag"]])
+def stamp_by(status: os.stat_result) -> Stamp:
+    """Stamp of a local file: size, and the times (nanoseconds) of the last change of its content and of its status."""
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
-def _local(path: Path, status: os.stat_result) -> Entry:
-    return Entry(path, status.st_size, [status.st_size, status.st_mtime_ns, status.st_ctime_ns])
+def _stamp_of_object(meta: Any) -> Stamp:
+    return [meta["size"], meta["e_tag"]]
 
 
 def name_below(place: Place, folder: Place) -> str:

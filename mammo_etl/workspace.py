@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mammo_etl.places import Place, Stamp, entry_of, files_below, name_below
+from mammo_etl.places import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +118,6 @@ def replacing(path: Place) -> Iterator[Path]:
     except OSError as error:
         error.filename = str(path)
         raise
-
-
-def stamps_below(place: Place) -> list[tuple[str, Stamp]]:
-    """Name, relative to a folder, and stamp of every file below it, sorted; of a file, an empty name and its stamp."""
-    if (file := entry_of(place)) is not None:
-        return [("", file.stamp)]
-    return [(name_below(entry.place, place), entry.stamp) for entry in files_below(place)]
 
 
 def write_bytes(path: Place, content: bytes) -> None:

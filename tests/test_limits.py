@@ -31,6 +31,7 @@ from mammo_etl.phantom.ljpeg_writer import encode
 from mammo_etl.phantom.write import write_phantoms
 from mammo_etl.plan import PlanError
 from mammo_etl.records import Abnormality, Finding, Label, Laterality, Pathology, RoiKind, Scan, View
+from mammo_etl.reuse import Parent
 from mammo_etl.settings import BuildSettings, CleaningSettings, PatchSettings, SourceSettings, StoreSettings
 
 ROWS, COLUMNS = 4800, 3000
@@ -209,15 +210,21 @@ def films_of(kind: str, path: Path) -> list[FilmWork]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux' /proc")
-@pytest.mark.parametrize("bits", [8, 16])
-def test_a_shard_takes_no_more_memory_than_foretold(tmp_path: Path, bits: int) -> None:
-    """Noise, which cannot be compressed, is the worst there is."""
+@pytest.mark.parametrize(("bits", "copied"), [(8, False), (16, False), (8, True), (16, True)])
+def test_a_shard_takes_no_more_memory_than_foretold(tmp_path: Path, bits: int, copied: bool) -> None:
+    """Noise, which cannot be compressed, is the worst there is; cut from films, or copied from the run before."""
     noise = np.random.default_rng(0).integers(0, 2**bits, (1200, 900)).astype(f"uint{bits}")
     png = cv2.imencode(".png", noise)[1].tobytes()
     (tmp_path / "a.png").write_bytes(png)
     patches = pd.DataFrame({"image_id": "a", "y": np.arange(1024) % 900, "x": np.arange(1024) % 600, "size": 256})
     work = ShardWork(0, 0, patches, {"a": (digest_of(png), (0, 0, 1200, 900))})
-    store.create_patches(tmp_path / "run" / "patches.zarr", 1024, 256, StoreSettings(), bits)
+    for run in ("parent", "run"):
+        store.create_patches(tmp_path / run / "patches.zarr", 1024, 256, StoreSettings(), bits)
+    if copied:
+        extract_shard(work, tmp_path / "parent", tmp_path)
+        array = tmp_path / "parent" / "patches.zarr"
+        digests = {0: digest_of(store.shard_path(array, 0).read_bytes())}
+        work = replace(work, parent=Parent(array, digests, 1024, np.arange(1024)))
     measured = peak_of(tmp_path, partial(extract_shard, work, tmp_path / "run", tmp_path))
     foretold = limits.shard_memory(1024, 256, bits, noise.size)
     print(f"measured {measured / 1e6:.0f} MB, foretold {foretold / 1e6:.0f} MB, {foretold / measured:.2f}")
