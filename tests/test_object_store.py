@@ -12,6 +12,8 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from store_server import environment_of, failing, s3_server
+from test_maintenance import REPOSITORY, mammo, wait
 
 from flows.build_dataset import build_dataset
 from flows.clusters import ClusterSettings
@@ -27,8 +29,6 @@ from mammo_etl.reader import open_run, read_table
 from mammo_etl.settings import BuildSettings, CleaningSettings, PatchSettings, SourceSettings, validated
 from mammo_etl.sources import Inventory
 from mammo_etl.store import shard_path
-from tests.store_server import environment_of, failing, s3_server
-from tests.test_maintenance import REPOSITORY, mammo, wait
 
 PATCHES = PatchSettings(size=64, stride=32, normals_per_film=8, min_distance=16)
 

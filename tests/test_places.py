@@ -9,6 +9,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from store_server import environment_of, failing, s3_server
 
 from mammo_etl import lock, places
 from mammo_etl.lock import WorkspaceInUseError, locked
@@ -25,7 +26,6 @@ from mammo_etl.places import (
 )
 from mammo_etl.transient import is_transient
 from mammo_etl.workspace import entries, read_json, replacing, write_bytes, write_json
-from tests.store_server import environment_of, failing, s3_server
 
 
 @pytest.fixture(scope="module")
