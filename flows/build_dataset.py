@@ -19,6 +19,7 @@ from flows.fan_out import GivenUp, fan_out
 from flows.progress import Stages
 from flows.read_sources import read_sources
 from flows.steps import step
+from flows.workspace_parameter import WorkspaceParameter
 from mammo_etl import catalog, latest, limits, store
 from mammo_etl.confounds import audit
 from mammo_etl.convert import FilmResult, convert_film, read_candidates, read_receipt
@@ -34,7 +35,7 @@ from mammo_etl.inventory import (
     without_films,
 )
 from mammo_etl.leaks import check_leaks, leaks_of
-from mammo_etl.lock import locked
+from mammo_etl.lock import Check, locked
 from mammo_etl.places import Place, place_of, read_each
 from mammo_etl.plan import PlanError, plan_patches, total_warnings
 from mammo_etl.reader import DamagedRunError, PublishedRun, published_id
@@ -56,14 +57,15 @@ from mammo_etl.workspace import Workspace
 )
 def build_dataset(
     sources: list[SourceSettings],
-    workspace: Path | str,
+    workspace: WorkspaceParameter,
     settings: BuildSettings = BuildSettings(),
     cluster: ClusterSettings = ClusterSettings(),
 ) -> BuildSummary:
     """Takes raw scans all the way to a published run: inventory, convert, plan, extract, publish.
 
     What earlier builds in the workspace have done under the same settings is not done again, and what was damaged since is mended; where nothing at
-    all has changed since the latest build, no cluster is opened. The same input and settings give the same run. Raises WorkspaceInUseError while another build, or a gc, is at work in the workspace.
+    all has changed since the latest build, no cluster is opened. The same input and settings give the same run. Raises WorkspaceInUseError while
+    another build, or a gc, is at work in the workspace.
     """
     place = place_of(workspace)
     if deployment.id is not None and not place.is_absolute():
@@ -74,13 +76,13 @@ def build_dataset(
     if isinstance(place, Path):
         place.mkdir(parents=True, exist_ok=True)
     files = list_sources(sources)
-    with locked(place, "a build"):
+    with locked(place, "a build") as check:
         basis = latest.basis_of(sources, files, settings)
         known = latest.up_to_date(place, basis, settings)
         if known is not None:
             summary = BuildSummary.of(known, False, [])
         else:
-            summary = _build(sources, files, place, settings, cluster, basis)
+            summary = _build(sources, files, place, settings, cluster, basis, check)
     if FlowRunContext.get() is not None:
         create_markdown_artifact(
             _as_markdown(summary), key="build-summary", description=f"Dataset run {summary.run_id}"
@@ -95,6 +97,7 @@ def _build(
     settings: BuildSettings,
     cluster: ClusterSettings,
     basis: str,
+    check: Check,
 ) -> BuildSummary:
     stages = Stages()
     with open_client(cluster) as client:
@@ -110,8 +113,20 @@ def _build(
             seconds = cluster.item_seconds
             step("extract", extract, client, plan, inventory, films, run_id, workspace, settings, stages, seconds)
             published = step(
-                "publish", publish, files, sources, inventory, plan, shortfalls, run_id, workspace, settings, stages
+                "publish",
+                publish,
+                files,
+                sources,
+                inventory,
+                plan,
+                shortfalls,
+                run_id,
+                workspace,
+                settings,
+                stages,
+                check,
             )
+        check()
         catalog.announce(workspace, published)
     latest.remember(workspace, basis, published, settings, inventory.rejects)
     return BuildSummary.of(published, new, stages.timings)
@@ -209,7 +224,6 @@ def make_plan(
     rows: list[Scan | Finding | Rejection] = [*inventory.scans, *inventory.findings, *inventory.rejects]
     records = [{key: value for key, value in asdict(item).items() if key not in places} for item in rows]
     run_id = f"run-{digest(settings, phantom, records, plan.to_dict('list'))[:12]}"
-    limits.check_run_disk(len(plan), len(films), settings, workspace, run_id)
     return plan, run_id, total_warnings(candidates, plan, settings.plan)
 
 
@@ -231,11 +245,12 @@ def extract(
     size, bits = settings.patches.size, settings.cleaning.bits
     largest = max(height * width for _, _, height, width in (film.box for film in films.values()))
     limits.check_shard_memory(min(settings.store.shard_rows, len(plan)), size, bits, largest, worker_limits(client))
+    limits.check_run_disk(len(plan), len(films), settings, workspace, run_id)
     places = Workspace(workspace)
     run = places.run(run_id)
     store.create_patches(run / "patches.zarr", len(plan), size, settings.store, bits)
     shards = store.shard_ranges(len(plan), settings.store.shard_rows)
-    parent = find_parent(workspace, plan, inventory.scans)
+    parent = find_parent(workspace, plan, inventory.scans, settings.store.shard_rows)
     function = partial(extract_shard, run=run, images=places.images(digest(settings.cleaning)))
     with stages.stage("extract", "patches", len(plan)) as stage:
         work = (
@@ -267,6 +282,7 @@ def publish(
     workspace: Place,
     settings: BuildSettings,
     stages: Stages,
+    check: Check,
 ) -> PublishedRun:
     """Checks that no shard is missing, writes tables and report, and makes the run the published one."""
     places = Workspace(workspace)
@@ -311,6 +327,7 @@ def publish(
         }
         write_report(run, places.images(digest(settings.cleaning)), {"run_id": run_id, **manifest})
         stage.advance()
+        check()
         published = catalog.publish(workspace, run_id, manifest, shards)
         stage.advance()
     return published

@@ -76,17 +76,22 @@ def clear_up(workspace: Place, keep: int | None, delete: bool) -> GarbageSummary
     if not workspace.is_dir():
         raise ReaderError(f"{workspace}: no such folder")
     places = Workspace(workspace)
-    if not places.lock.exists() and not places.runs.exists():
+    if not places.lock.exists() and not places.runs.is_dir():
         raise ReaderError(f"{workspace}: no workspace: expected a folder that `mammo build` has worked in")
-    with locked(workspace, "mammo gc"), Stages().stage("gc", "items") as stage:
+    with locked(workspace, "mammo gc") as check, Stages().stage("gc", "items") as stage:
 
         def counted(garbage: Iterator[Garbage]) -> Iterator[Garbage]:
             for item in garbage:
                 stage.advance()
                 yield item
 
+        def checked(garbage: Iterator[Garbage]) -> Iterator[Garbage]:
+            for item in garbage:
+                check()
+                yield item
+
         found = find_garbage(workspace, keep)
-        groups = _grouped(counted(remove(workspace, found) if delete else found))
+        groups = _grouped(counted(remove(workspace, checked(found)) if delete else found))
     return GarbageSummary(deleted=delete, groups=groups)
 
 

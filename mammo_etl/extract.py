@@ -68,7 +68,7 @@ def extract_shard(work: ShardWork, run: Place, images: Place) -> ShardResult:
     if valid_receipt(run, work.shard, basis) is not None:
         return ShardResult(work.shard, True, len(work.patches))
     size = int(work.patches["size"].iloc[0])
-    block = np.zeros((len(work.patches), size, size), store.open_patches(array).dtype.numpy_dtype)
+    block = np.zeros((len(work.patches), size, size), store.layout_of(array)[0])
     copied = np.zeros(len(block), np.bool_) if work.parent is None else copy_patches(work.parent, block)
     for image_id, rows in work.patches.reset_index(drop=True)[~copied].groupby("image_id", sort=False):
         expected, box = work.images[str(image_id)]

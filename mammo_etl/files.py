@@ -210,4 +210,5 @@ def _remote_stamp(url: str) -> Stamp | None:
 def _tag(info: Mapping[str, Any]) -> Stamp | None:
     """Stamp by what a store tells of an object; stores spell the tag's name in two ways."""
     tag = info.get("ETag") or info.get("etag")
-    return [int(info["size"]), str(tag)] if tag else None
+    size = info.get("size")
+    return [int(size), str(tag)] if tag and size is not None else None

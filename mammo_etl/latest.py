@@ -4,8 +4,10 @@ A build leaves a digest of all that it followed from, and one of all that it con
 they are not, a build compares by content, film by film. See `mammo_etl.files.stamp_of` for what a stamp is.
 """
 
+import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 
 from mammo_etl.files import NOT_READ, stamp_of
@@ -15,23 +17,32 @@ from mammo_etl.reader import PublishedRun, ReaderError, open_run
 from mammo_etl.records import Reason, Rejection
 from mammo_etl.schema import FORMAT_VERSION
 from mammo_etl.settings import BuildSettings, SourceSettings, digest
+from mammo_etl.versions import package_versions
 from mammo_etl.workspace import Workspace, read_sealed, write_sealed
 
 _PASSING = {Reason.UNREADABLE_FOLDER, Reason.UNREACHABLE, Reason.WORKER_DIED, Reason.TOO_SLOW}
 """Reasons that lie in no file: the next build has to try again."""
 
+_PROGRAM = {".py", ".j2"}
+"""Endings of the files that the program consists of: code, and templates of pages."""
+
 
 def basis_of(sources: Sequence[SourceSettings], files: Sequence[SourceFiles], settings: BuildSettings) -> str:
-    """Digest of all that a build follows from: sources as given, their files by stamps, settings, and the program itself.
+    """Digest of all that a build follows from: sources as given, their files by stamps, settings, and the program itself with
+    the packages that it stands on.
 
     Empty if there is no telling whether a source is still the same. `files` must have been listed before any of them was read.
     """
     stamps = [source.stamp for source in files]
     if not all(stamps):
         return ""
-    package = Path(__file__).parent
-    program = [stamp_of(str(path)) for path in sorted(package.rglob("*.py"))]
-    return digest(settings, [source.model_dump() for source in sources], stamps, program)
+    here = Path(__file__).parent
+    parts = [
+        path for package in (here, here.with_name("flows")) for path in package.rglob("*") if path.suffix in _PROGRAM
+    ]
+    program = [stamp_of(str(path)) for path in sorted(parts)]
+    versions = {**package_versions(), **{name: version(name) for name in ("numba", "pandas")}}
+    return digest(settings, [source.model_dump() for source in sources], stamps, program, versions, sys.version)
 
 
 def up_to_date(workspace: Place, basis: str, settings: BuildSettings) -> PublishedRun | None:
@@ -82,4 +93,5 @@ def _result(workspace: Place, run_id: str, settings: BuildSettings) -> str:
     candidates = places.candidates(digest(settings.cleaning, settings.patches))
     files = [entry for folder in (places.run(run_id), images, candidates) for entry in files_below(folder)]
     pointers = [stamp_at(place) for place in (places.current, places.catalog, places.rejects)]
-    return digest([(str(entry.place), entry.stamp) for entry in files], pointers)
+    # Names within the workspace, which may be given in more than one way.
+    return digest([(str(entry.place).removeprefix(str(workspace)), entry.stamp) for entry in files], pointers)

@@ -148,8 +148,8 @@ class ObjectPath:
         # In one request: what is left of an upload in parts whose writer was killed costs money, and is seen nowhere.
         self._asked(lambda store: obstore.put(store, self.key, content, use_multipart=False))
 
-    def unlink(self, missing_ok: bool = True) -> None:
-        """Removes the object, if it is there."""
+    def unlink(self, missing_ok: bool = False) -> None:
+        """Removes the object; one that is not there is no fault on a store."""
         self._asked(lambda store: obstore.delete(store, self.key))
 
     def iterdir(self) -> Iterator["ObjectPath"]:
@@ -246,7 +246,10 @@ def place_of(text: "str | Place") -> Place:
         raise PlaceError(f"{text}: expected the name of a bucket, as in {SCHEME}BUCKET/PREFIX")
     if obstore is None:
         raise PlaceError(f"{text}: a workspace on an object store needs mammo's extra `s3`, as in pip install '.[s3]'")
-    return ObjectPath(bucket, posixpath.normpath(key).strip("/") if key.strip("/") else "")
+    parts = [part for part in key.split("/") if part]
+    if {".", ".."} & set(parts):
+        raise PlaceError(f"{text}: expected names only, without . and ..")
+    return ObjectPath(bucket, "/".join(parts))
 
 
 def files_below(place: Place) -> list[Entry]:

@@ -5,7 +5,6 @@ A patch is the same if place, size and cleaned film are. Only what the published
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,10 +12,11 @@ from numpy.typing import NDArray
 
 from mammo_etl import store
 from mammo_etl.dicom import Pixels
-from mammo_etl.files import digest_of_file
+from mammo_etl.files import digest_of, digest_of_file
 from mammo_etl.places import Place
 from mammo_etl.reader import PublishedRun, ReaderError, open_run, read_table
 from mammo_etl.records import Scan
+from mammo_etl.schema import FORMAT_VERSION
 
 _ARRAY = "patches.zarr"
 _FILM = ["image_sha256", "image_box"]
@@ -45,18 +45,21 @@ class Parent:
         return Parent(self.array, {shard: self.digests[shard] for shard in shards}, self.shard_rows, part)
 
 
-def find_parent(workspace: Place, plan: pd.DataFrame, scans: Sequence[Scan]) -> Parent | None:
+def find_parent(workspace: Place, plan: pd.DataFrame, scans: Sequence[Scan], most_rows: int) -> Parent | None:
     """What the published run has of the patches of a plan and its cleaned films; None if there is no such run, or it cannot be trusted.
 
-    Runs made before `scans` told of cleaned films have nothing.
+    Nor are shards of more than `most_rows`, as a worker holds one at a time as a whole.
     """
     try:
         run = open_run(workspace)
     except ReaderError:
         return None
+    if run.manifest["format_version"] != FORMAT_VERSION:
+        return None
     if not all(_is_whole(run, name) for name in ("scans.parquet", "patches.parquet", f"{_ARRAY}/zarr.json")):
         return None
     before = read_table(run.folder / "scans.parquet").to_pandas()
+    # Runs made before `scans` told of cleaned films.
     if not set(_FILM) <= set(before.columns):
         return None
     now = pd.DataFrame(
@@ -67,7 +70,9 @@ def find_parent(workspace: Place, plan: pd.DataFrame, scans: Sequence[Scan]) -> 
     # A place is taken once only in a film, but for abnormal and normal patches on top of each other.
     theirs = read_table(run.folder / "patches.parquet", [*_PATCH, "row"]).to_pandas().drop_duplicates(_PATCH)
     rows = plan[_PATCH].merge(theirs[theirs["image_id"].isin(same)], how="left", on=_PATCH)["row"]
-    shard_rows: int = store.open_patches(run.folder / _ARRAY).chunk_layout.write_chunk.shape[0]
+    _, shard_rows = store.layout_of(run.folder / _ARRAY)
+    if shard_rows > most_rows:
+        return None
     count = int(run.manifest["counts"]["patches"])
     digests = run.manifest["digests"]
     shards = {shard: digests[f"{_ARRAY}/c/{shard}/0/0"] for shard in range(len(store.shard_ranges(count, shard_rows)))}
@@ -82,13 +87,14 @@ def _is_whole(run: PublishedRun, name: str) -> bool:
 def copy_patches(parent: Parent, block: Pixels) -> NDArray[np.bool_]:
     """Fills in those of the patches, (patches, size, size), that the parent has, and tells which; none from a shard that is missing or damaged."""
     copied = np.zeros(len(block), np.bool_)
-    array: Any = None
     for shard, expected in parent.digests.items():
-        path = store.shard_path(parent.array, shard)
-        if not path.is_file() or digest_of_file(path) != expected:
+        try:
+            content = store.shard_path(parent.array, shard).read_bytes()
+        except FileNotFoundError:
             continue
-        array = array or store.open_patches(parent.array)
+        if digest_of(content) != expected:
+            continue
         of_shard = parent.rows // parent.shard_rows == shard
-        block[of_shard] = array[parent.rows[of_shard]].read().result()
+        block[of_shard] = store.decode_rows(parent.array, shard, content, parent.rows[of_shard])
         copied |= of_shard
     return copied

@@ -245,9 +245,7 @@ def test_a_film_that_no_worker_could_hold_is_refused_by_name() -> None:
         check([(enough, 1), (enough - 10, 1)])
     said = str(refused.value)
     assert said.startswith("convert: ddsm_A-1_LEFT_MLO of 6,511 x 4,291 pixels needs about 0.9 GB with the libraries, ")
-    assert (
-        "the worker with the least memory gives 0.9 GB (80% of its limit): set cluster.memory_gb to at least " in said
-    )
+    assert "the worker with the least memory gives 0.9 GB (80% of its limit): give each worker at least " in said
     check([(int(1e9 * float(said.split()[-1])), 1)])
 
 

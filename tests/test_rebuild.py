@@ -21,7 +21,8 @@ from mammo_etl.records import Reason, Rejection, Scan
 from mammo_etl.reuse import find_parent
 from mammo_etl.schema import from_rows
 from mammo_etl.settings import BuildSettings, SourceSettings, validated
-from mammo_etl.workspace import read_json
+from mammo_etl.verify import verify_films
+from mammo_etl.workspace import read_json, read_sealed, write_sealed
 
 SETTINGS = validated(
     BuildSettings,
@@ -268,7 +269,7 @@ def test_what_a_run_has_of_another(built: Path, cluster: ClusterSettings) -> Non
     """All patches of films that are the same, none of others; nothing of tables that are damaged."""
     run = open_run(built / "ws")
     plan, scans = run.patches(), scans_of(run)
-    whole = find_parent(built / "ws", plan[::-1], scans)
+    whole = find_parent(built / "ws", plan[::-1], scans, 1024)
     assert whole is not None
     assert whole.rows.tolist() == plan["row"].tolist()[::-1]
     part = whole.part(range(25))
@@ -279,12 +280,12 @@ def test_what_a_run_has_of_another(built: Path, cluster: ClusterSettings) -> Non
         Scan(**{**{name: getattr(scans[1], name) for name in Scan.__dataclass_fields__}, "image_box": (1, 2, 3, 4)}),
         *scans[2:],
     ]
-    found = find_parent(built / "ws", plan, others)
+    found = find_parent(built / "ws", plan, others, 1024)
     assert found is not None
     other = plan["image_id"].isin([scan.image_id for scan in scans[:2]]).to_numpy()
     assert 0 < other.sum() < len(plan)
     assert ((found.rows == -1) == other).all()
-    moved = find_parent(built / "ws", plan.assign(y=plan["y"] + 1000), scans)
+    moved = find_parent(built / "ws", plan.assign(y=plan["y"] + 1000), scans, 1024)
     assert moved is not None
     assert moved.part(range(len(plan))) is None
 
@@ -294,12 +295,47 @@ def test_a_run_with_damaged_tables_is_no_parent(built: Path, tmp_path: Path, nam
     workspace = Path(shutil.copytree(built / "ws", tmp_path / "ws"))
     run = open_run(workspace)
     plan, scans = run.patches(), scans_of(run)
-    assert find_parent(workspace, plan, scans) is not None
+    assert find_parent(workspace, plan, scans, 1024) is not None
     changed(run.folder / name)
-    assert find_parent(workspace, plan, scans) is None
+    assert find_parent(workspace, plan, scans, 1024) is None
     assert read_json(workspace / "current.json")["run_id"] == run.run_id
 
 
 def test_a_workspace_without_a_run_has_no_parent(built: Path, tmp_path: Path) -> None:
     run = open_run(built / "ws")
-    assert find_parent(tmp_path, run.patches(), scans_of(run)) is None
+    assert find_parent(tmp_path, run.patches(), scans_of(run), 1024) is None
+
+
+def test_a_run_of_another_format_or_of_larger_shards_is_no_parent(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = open_run(built / "ws")
+    plan, scans = run.patches(), scans_of(run)
+    assert find_parent(built / "ws", plan, scans, 20) is not None
+    assert find_parent(built / "ws", plan, scans, 19) is None
+    monkeypatch.setattr("mammo_etl.reuse.FORMAT_VERSION", run.manifest["format_version"] + 1)
+    assert find_parent(built / "ws", plan, scans, 20) is None
+
+
+def test_an_upgraded_package_is_told(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    films, workspace = built / "films", built / "ws"
+    assert is_up_to_date(films, workspace)
+    monkeypatch.setattr("mammo_etl.latest.package_versions", lambda: {"numpy": "99"})
+    assert not is_up_to_date(films, workspace)
+
+
+def test_a_changed_film_that_only_verify_sees_is_cleaned_by_the_next_build(
+    copy: Path, cluster: ClusterSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its stamp is the same, as on a file system that keeps no time of a file's change of status."""
+    workspace, films = copy / "ws", copy / "films"
+    build(films, workspace, cluster)
+    scan = scans_of(open_run(workspace))[0]
+    receipt = next((workspace / "images").rglob(f"{scan.image_id}.json"))
+    known = read_sealed(receipt)
+    known["files"][0]["xxh3"] = "0" * 32
+    write_sealed(receipt, known)
+    (fault,) = [text for found in verify_films(workspace, open_run(workspace)) for text in found]
+    assert fault == f"{scan.path}: changed since it was read; the next build makes a new run of it"
+    convert = next(row for row in build(films, workspace, cluster).timings if row["stage"] == "convert")
+    assert convert["items"] - convert["skipped"] == 1
