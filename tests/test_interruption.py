@@ -11,11 +11,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from conftest import REPOSITORY
 from distributed import Client
 
 from flows.clusters import ClusterSettings
 from flows.signals import code_of_signal
-from conftest import REPOSITORY
 
 
 class Command:

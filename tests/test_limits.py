@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -246,7 +247,7 @@ def test_a_film_that_no_worker_could_hold_is_refused_by_name() -> None:
     said = str(refused.value)
     assert said.startswith("convert: ddsm_A-1_LEFT_MLO of 6,511 x 4,291 pixels needs about 0.9 GB with the libraries, ")
     assert "the worker with the least memory gives 0.9 GB (80% of its limit): give each worker at least " in said
-    check([(int(1e9 * float(said.split()[-1])), 1)])
+    check([(int(1e9 * float(re.findall(r"at least ([\d.]+) GB", said)[0])), 1)])
 
 
 def test_a_workers_threads_share_its_memory() -> None:
@@ -268,7 +269,7 @@ def test_a_shard_that_no_worker_could_hold_is_refused() -> None:
     limits.check_shard_memory(1024, 256, 8, 10**7, [(enough, 1)])
     with pytest.raises(
         PlanError,
-        match=r"a shard of 1,024 patches of 256 x 256 and 8 bits needs .* set a smaller store\.shard_rows or cl",
+        match=r"a shard of 1,024 patches of 256 x 256 and 8 bits needs .* or set a smaller store\.shard_rows$",
     ):
         limits.check_shard_memory(1024, 256, 8, 10**7, [(enough - 10, 1)])
 
@@ -314,10 +315,10 @@ def test_a_build_takes_no_more_disk_than_foretold(
     for step, measured in (("convert", taken("images", "candidates")), ("extract", taken("runs"))):
         print(f"{step}: measured {measured / 1e6:.2f} MB, foretold {needs[step] / 1e6:.2f} MB")
         assert measured <= needs[step] <= 3 * measured
-    extract = needs["extract"]
+    needs.clear()
     pictures = sorted((tmp_path / "images").rglob("*.png"))
     pictures[0].unlink()
     size = cv2.imread(str(pictures[1]), cv2.IMREAD_GRAYSCALE).size
     build_dataset.fn([source], tmp_path, settings_of(bits), cluster)
     assert 0 < needs["convert"] < 2 * bits * size
-    assert needs["extract"] < extract - taken("runs") / 3
+    assert "extract" not in needs, "nothing of the run has to be written"

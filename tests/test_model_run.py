@@ -113,6 +113,7 @@ def test_a_finished_run_is_whole(finished: Any) -> None:
         "predictions.parquet",
         "metrics.json",
         "manifest.json",
+        "training.json",
         "report.html",
         "figures/confusion_test.png",
         "figures/confusion_validation.png",
