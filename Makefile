@@ -6,8 +6,9 @@ SHELL := /bin/bash
 PYTHON ?= $(firstword $(foreach version,3.13 3.12 3.11,$(shell python$(version) -c 'print("python$(version)")' 2>/dev/null)) python3)
 IN_VENV := .venv/bin/python
 INSTALLED := .venv/installed
+SEED ?= 0
 
-.PHONY: help install demo test test-slow bench format lock clean
+.PHONY: help install demo test test-slow chaos bench format lock clean
 
 help: ## List the commands
 	@grep -E '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -33,6 +34,9 @@ test: $(INSTALLED) ## Run the linters, the type checker and the tests
 
 test-slow: $(INSTALLED) ## Run the tests that take more than about a minute
 	$(IN_VENV) -m pytest -m slow
+
+chaos: $(INSTALLED) ## Kill and damage builds at random, and compare what the next ones give (SEED=0)
+	$(IN_VENV) tests/chaos.py --seed $(SEED)
 
 bench: $(INSTALLED) ## Run the benchmarks, each against its named alternative
 	for benchmark in tests/benchmarks/*.py; do $(IN_VENV) $$benchmark || exit; done

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from distributed import Client
@@ -13,14 +12,15 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.context import FlowRunContext
 from prefect.runtime import deployment
-from pydantic import BaseModel
 
+from flows.build_summary import BuildSummary
 from flows.clusters import ClusterSettings, open_client, worker_limits
 from flows.fan_out import GivenUp, fan_out
 from flows.progress import Stages
 from flows.read_sources import read_sources
 from flows.steps import step
-from mammo_etl import catalog, limits, store
+from flows.workspace_parameter import WorkspaceParameter
+from mammo_etl import catalog, latest, limits, store
 from mammo_etl.confounds import audit
 from mammo_etl.convert import FilmResult, convert_film, read_candidates, read_receipt
 from mammo_etl.extract import ShardWork, extract_shard
@@ -35,32 +35,17 @@ from mammo_etl.inventory import (
     without_films,
 )
 from mammo_etl.leaks import check_leaks, leaks_of
-from mammo_etl.lock import locked
-from mammo_etl.places import Place, place_of, read_each, shown
+from mammo_etl.lock import Check, locked
+from mammo_etl.places import Place, place_of, read_each
 from mammo_etl.plan import PlanError, plan_patches, total_warnings
 from mammo_etl.reader import DamagedRunError, PublishedRun, published_id
 from mammo_etl.records import Candidate, Finding, Reason, Rejection, Scan
 from mammo_etl.report import write_report
+from mammo_etl.reuse import Parent, find_parent
 from mammo_etl.settings import BuildSettings, SettingsError, SourceSettings, digest
 from mammo_etl.sources import Inventory
-from mammo_etl.summary import counts_of, warnings_of
+from mammo_etl.summary import counts_of, empty_sources, warnings_of
 from mammo_etl.workspace import Workspace
-
-
-class BuildSummary(BaseModel):
-    """What a build came to."""
-
-    run_id: str
-    folder: Path | str
-    """A local path, or an URL of an object store."""
-    report: Path | str
-    new: bool
-    """False if the very same run was there already."""
-    counts: dict[str, int]
-    rejects: dict[str, int]
-    """Rejected files, films and findings by reason code."""
-    timings: list[dict[str, Any]]
-    warnings: list[str]
 
 
 @flow(
@@ -72,14 +57,15 @@ class BuildSummary(BaseModel):
 )
 def build_dataset(
     sources: list[SourceSettings],
-    workspace: Path | str,
+    workspace: WorkspaceParameter,
     settings: BuildSettings = BuildSettings(),
     cluster: ClusterSettings = ClusterSettings(),
 ) -> BuildSummary:
     """Takes raw scans all the way to a published run: inventory, convert, plan, extract, publish.
 
-    What earlier builds in the workspace have done under the same settings is not done again, and what was damaged since is mended. The same input
-    and settings give the same run. Raises WorkspaceInUseError while another build, or a gc, is at work in the workspace.
+    What earlier builds in the workspace have done under the same settings is not done again, and what was damaged since is mended; where nothing at
+    all has changed since the latest build, no cluster is opened. The same input and settings give the same run. Raises WorkspaceInUseError while
+    another build, or a gc, is at work in the workspace.
     """
     place = place_of(workspace)
     if deployment.id is not None and not place.is_absolute():
@@ -90,33 +76,60 @@ def build_dataset(
     if isinstance(place, Path):
         place.mkdir(parents=True, exist_ok=True)
     files = list_sources(sources)
+    with locked(place, "a build") as check:
+        basis = latest.basis_of(sources, files, settings)
+        known = latest.up_to_date(place, basis, settings)
+        if known is not None:
+            summary = BuildSummary.of(known, False, [])
+        else:
+            summary = _build(sources, files, place, settings, cluster, basis, check)
+    if FlowRunContext.get() is not None:
+        create_markdown_artifact(
+            _as_markdown(summary), key="build-summary", description=f"Dataset run {summary.run_id}"
+        )
+    return summary
+
+
+def _build(
+    sources: Sequence[SourceSettings],
+    files: Sequence[SourceFiles],
+    workspace: Place,
+    settings: BuildSettings,
+    cluster: ClusterSettings,
+    basis: str,
+    check: Check,
+) -> BuildSummary:
     stages = Stages()
-    with locked(place, "a build"), open_client(cluster) as client:
-        inventory = step("inventory", take_inventory, client, files, place, settings, stages, cluster.item_seconds)
-        inventory, films = step("convert", convert, client, inventory, place, settings, stages, cluster.item_seconds)
+    with open_client(cluster) as client:
+        inventory = step("inventory", take_inventory, client, files, workspace, settings, stages, cluster.item_seconds)
+        inventory, films = step(
+            "convert", convert, client, inventory, workspace, settings, stages, cluster.item_seconds
+        )
         phantom = any(source.phantom for source in files)
-        plan, run_id, shortfalls = step("plan", make_plan, inventory, films, phantom, place, settings, stages)
-        published = catalog.finished_run(place, run_id)
+        plan, run_id, shortfalls = step("plan", make_plan, inventory, films, phantom, workspace, settings, stages)
+        published = catalog.finished_run(workspace, run_id)
         new = published is None
         if published is None:
-            step("extract", extract, client, plan, films, run_id, place, settings, stages, cluster.item_seconds)
+            seconds = cluster.item_seconds
+            step("extract", extract, client, plan, inventory, films, run_id, workspace, settings, stages, seconds)
             published = step(
-                "publish", publish, files, sources, inventory, plan, shortfalls, run_id, place, settings, stages
+                "publish",
+                publish,
+                files,
+                sources,
+                inventory,
+                plan,
+                shortfalls,
+                run_id,
+                workspace,
+                settings,
+                stages,
+                check,
             )
-        catalog.announce(place, published)
-    summary = BuildSummary(
-        run_id=run_id,
-        folder=shown(published.folder),
-        report=shown(published.folder / "report.html"),
-        new=new,
-        counts=published.manifest["counts"],
-        rejects=published.manifest["rejects"],
-        timings=stages.timings,
-        warnings=published.manifest["warnings"],
-    )
-    if FlowRunContext.get() is not None:
-        create_markdown_artifact(_as_markdown(summary), key="build-summary", description=f"Dataset run {run_id}")
-    return summary
+        check()
+        catalog.announce(workspace, published)
+    latest.remember(workspace, basis, published, settings, inventory.rejects)
+    return BuildSummary.of(published, new, stages.timings)
 
 
 def take_inventory(
@@ -210,15 +223,14 @@ def make_plan(
     places = {"path", "roi_path", "crop_path"}
     rows: list[Scan | Finding | Rejection] = [*inventory.scans, *inventory.findings, *inventory.rejects]
     records = [{key: value for key, value in asdict(item).items() if key not in places} for item in rows]
-    images = [[image_id, films[image_id].png] for image_id in sorted(films)]
-    run_id = f"run-{digest(settings, phantom, records, images, plan.to_dict('list'))[:12]}"
-    limits.check_run_disk(len(plan), len(films), settings, workspace, run_id)
+    run_id = f"run-{digest(settings, phantom, records, plan.to_dict('list'))[:12]}"
     return plan, run_id, total_warnings(candidates, plan, settings.plan)
 
 
 def extract(
     client: Client,
     plan: pd.DataFrame,
+    inventory: Inventory,
     films: dict[str, FilmResult],
     run_id: str,
     workspace: Place,
@@ -233,13 +245,17 @@ def extract(
     size, bits = settings.patches.size, settings.cleaning.bits
     largest = max(height * width for _, _, height, width in (film.box for film in films.values()))
     limits.check_shard_memory(min(settings.store.shard_rows, len(plan)), size, bits, largest, worker_limits(client))
+    limits.check_run_disk(len(plan), len(films), settings, workspace, run_id)
     places = Workspace(workspace)
     run = places.run(run_id)
     store.create_patches(run / "patches.zarr", len(plan), size, settings.store, bits)
     shards = store.shard_ranges(len(plan), settings.store.shard_rows)
+    parent = find_parent(workspace, plan, inventory.scans, settings.store.shard_rows)
     function = partial(extract_shard, run=run, images=places.images(digest(settings.cleaning)))
     with stages.stage("extract", "patches", len(plan)) as stage:
-        work = ((f"{run_id}-{shard}", _shard_work(shard, rows, plan, films)) for shard, rows in enumerate(shards))
+        work = (
+            (f"{run_id}-{shard}", _shard_work(shard, rows, plan, films, parent)) for shard, rows in enumerate(shards)
+        )
         # A shard's work holds its rows of the plan: fewer of them are kept in flight.
         for _, result in fan_out(client, function, work, window_per_worker=4, seconds=seconds):
             if isinstance(result, GivenUp):
@@ -248,10 +264,12 @@ def extract(
             stage.advance(result.rows, skipped=result.rows if result.skipped else 0)
 
 
-def _shard_work(shard: int, rows: range, plan: pd.DataFrame, films: dict[str, FilmResult]) -> ShardWork:
+def _shard_work(
+    shard: int, rows: range, plan: pd.DataFrame, films: dict[str, FilmResult], parent: Parent | None
+) -> ShardWork:
     patches = plan.iloc[rows.start : rows.stop][["image_id", "y", "x", "size"]]
     images = {image_id: (films[image_id].png, films[image_id].box) for image_id in sorted(set(patches["image_id"]))}
-    return ShardWork(shard, rows.start, patches, images)
+    return ShardWork(shard, rows.start, patches, images, parent.part(rows) if parent is not None else None)
 
 
 def publish(
@@ -264,6 +282,7 @@ def publish(
     workspace: Place,
     settings: BuildSettings,
     stages: Stages,
+    check: Check,
 ) -> PublishedRun:
     """Checks that no shard is missing, writes tables and report, and makes the run the published one."""
     places = Workspace(workspace)
@@ -299,10 +318,16 @@ def publish(
             "timings": list(stages.timings),
             "leaks": [asdict(row) for row in leaks],
             "confounds": confounds,
-            "warnings": [*shortfalls, *warnings_of(inventory, patches, settings), *confounds["warnings"]],
+            "warnings": [
+                *empty_sources(inventory, sources),
+                *shortfalls,
+                *warnings_of(inventory, patches, settings),
+                *confounds["warnings"],
+            ],
         }
         write_report(run, places.images(digest(settings.cleaning)), {"run_id": run_id, **manifest})
         stage.advance()
+        check()
         published = catalog.publish(workspace, run_id, manifest, shards)
         stage.advance()
     return published

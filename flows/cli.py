@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import signal
 import sys
 from collections.abc import Collection, Sequence
 from importlib.metadata import version
@@ -14,21 +15,22 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from flows.signals import TERMINATED, code_of_signal
 from mammo_etl.files import SourceFileError
 from mammo_etl.inventory import InventoryError, list_sources
 from mammo_etl.lock import WorkspaceInUseError, locked
 from mammo_etl.phantom.source_faults import FAULTS, Fault, parse_faults
 from mammo_etl.places import Place, PlaceError, place_of, shown
-from mammo_etl.plan import PlanError
 from mammo_etl.presets import PRESETS
 from mammo_etl.reader import ReaderError, open_run
 from mammo_etl.records import REASONS, Reason
 from mammo_etl.settings import SettingsError, SourceSettings
 
 if TYPE_CHECKING:
-    from flows.build_dataset import BuildSummary
+    from flows.build_summary import BuildSummary
     from flows.train_model import TrainSummary
     from mammo_etl.inspection import Inspection
+    from mammo_etl.settings import BuildSettings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -71,6 +73,10 @@ WorkspaceOption = Annotated[
         metavar="FOLDER|s3://BUCKET/PREFIX", help="Folder of images, runs and models; made if it is not there."
     ),
 ]
+BuiltWorkspaceOption = Annotated[
+    str,
+    typer.Option("--workspace", metavar="FOLDER|s3://BUCKET/PREFIX", help="Folder that `mammo build` has worked in."),
+]
 SettingsOption = Annotated[Path | None, typer.Option("--settings", help="TOML file with a table per stage.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on standard output, for programs.")]
 SetOption = Annotated[
@@ -86,7 +92,7 @@ class RunError(Exception):
     """A build or training that cannot be done, in one sentence."""
 
 
-RUN_FAILURES = (InventoryError, PlanError, SourceFileError, RunError, WorkspaceInUseError, ConnectionError)
+RUN_FAILURES = (InventoryError, SourceFileError, RunError, WorkspaceInUseError, ConnectionError)
 """What can end a run through no fault of the program: told in one sentence, exit code 1."""
 
 
@@ -101,10 +107,13 @@ NOT_WRITTEN = {
 
 
 def main() -> None:
-    """Runs the command; what a user can mend is one sentence on standard error and exit code 2, a failed run exit code 1."""
+    """Runs the command; what a user can mend is one sentence on standard error and exit code 2, a failed run exit code 1, one
+    that a signal ended that of shells."""
     _quiet()
+    # Not the system's own way, which would leave the processes that were started for the command.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
-        app()
+        _run()
     except (SettingsError, PlaceError, UsageError, ReaderError) as error:
         _fail(error, 2)
     except RUN_FAILURES as error:
@@ -116,6 +125,16 @@ def main() -> None:
         if error.errno not in NOT_WRITTEN:
             raise
         _fail(RunError(f"{error.filename or 'a file'}: could not be written: {NOT_WRITTEN[error.errno]}"), 1)
+
+
+def _run() -> None:
+    try:
+        app()
+    except BaseException as error:
+        code = code_of_signal(error)
+        if code is None:
+            raise
+        _fail(RunError(f"interrupted; {_GO_ON}"), code)
 
 
 def _fail(error: Exception, code: int) -> None:
@@ -174,38 +193,51 @@ def _build(
     from flows.settings import load_settings
 
     job = load_settings(settings, overrides, preset)
-    _check_places(sources, workspace)
+    known = _up_to_date(sources, workspace, job.build)
+    if known is not None:
+        return known
     from flows.build_dataset import build_dataset
     from mammo_etl.catalog import IncompleteRunError
     from mammo_etl.leaks import LeakError
+    from mammo_etl.plan import PlanError
     from mammo_etl.workspace import DamagedFileError
 
-    _log_only_surprises(IncompleteRunError, DamagedFileError, LeakError)
+    _prepare_prefect(IncompleteRunError, DamagedFileError, LeakError, PlanError)
     try:
         return build_dataset(list(sources), shown(workspace), job.build, job.cluster)
-    except (IncompleteRunError, DamagedFileError, LeakError) as error:
+    except (IncompleteRunError, DamagedFileError, LeakError, PlanError) as error:
         raise RunError(str(error)) from error
 
 
-def _log_only_surprises(*expected: type[Exception]) -> None:
-    """Keeps Prefect from logging the traceback of a failure that `main` tells in one sentence."""
+def _prepare_prefect(*expected: type[Exception]) -> None:
+    """Has Prefect's temporary server outlast Ctrl-C, and keeps Prefect from logging what `main` tells in one sentence."""
+    from flows.temporary_server import DeafServer
+
+    DeafServer()
 
     def surprising(record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
         return (
             not isinstance(error, (SettingsError, *RUN_FAILURES, *expected))
             and not (isinstance(error, OSError) and error.errno in NOT_WRITTEN)
+            and code_of_signal(error) is None
             and "Finished in state Failed" not in record.getMessage()
+            and "Execution was aborted" not in record.getMessage()
         )
 
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(surprising)
 
 
-def _check_places(sources: Sequence[SourceSettings], workspace: Place) -> None:
-    """Wrong paths are told at once, before a server and a cluster are started for them."""
+def _up_to_date(
+    sources: Sequence[SourceSettings], workspace: Place, settings: "BuildSettings"
+) -> "BuildSummary | None":
+    """What the latest build came to, if nothing has changed since.
+
+    That, and wrong paths, are told at once, before a server and a cluster are started.
+    """
     try:
-        list_sources(sources)
+        files = list_sources(sources)
         if isinstance(workspace, Path):
             workspace.mkdir(parents=True, exist_ok=True)
     except InventoryError as error:
@@ -214,12 +246,17 @@ def _check_places(sources: Sequence[SourceSettings], workspace: Place) -> None:
         raise UsageError(f"--workspace {workspace}: not a folder that can be made: {error.strerror}") from error
     if isinstance(workspace, Path) and not os.access(workspace, os.W_OK):
         raise UsageError(f"--workspace {workspace}: cannot be written to")
+    from flows.build_summary import BuildSummary
+    from mammo_etl import latest
+
+    workspace = workspace.absolute()
     try:
         with locked(workspace, "a build"):
-            pass
+            known = latest.up_to_date(workspace, latest.basis_of(sources, files, settings), settings)
     except (FileNotFoundError, PermissionError) as error:
         # Of an object store.
         raise UsageError(f"--workspace {workspace}: {error.strerror}") from error
+    return BuildSummary.of(known, False, []) if known is not None else None
 
 
 def _show_build(summary: "BuildSummary") -> None:
@@ -228,7 +265,7 @@ def _show_build(summary: "BuildSummary") -> None:
         column.justify = "right"
     for row in summary.timings:
         table.add_row(row["stage"], f"{row['items']:,} {row['unit']}", f"{row['skipped']:,}", f"{row['seconds']:.1f}")
-    console.print(table)
+    console.print(table if summary.timings else table.title)
     console.print(", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in summary.counts.items()))
     for reason, count in summary.rejects.items():
         console.print(f"rejected: {count:,} {reason} ({REASONS[Reason(reason)]})", markup=False, highlight=False)
@@ -277,7 +314,7 @@ def _inspect(sources: Sequence[SourceSettings], tables_only: bool, workers: int 
 
 @app.command()
 def train(
-    workspace: WorkspaceOption,
+    workspace: BuiltWorkspaceOption,
     run: Annotated[str | None, typer.Option(help="Dataset run; the published one by default.")] = None,
     binary: Annotated[bool | None, typer.Option("--binary/--five-class", help="Normal against abnormal.")] = None,
     width: Annotated[int | None, typer.Option(help="Filters of the first block.")] = None,
@@ -301,7 +338,7 @@ def _train(workspace: Place, run: str | None, settings: Path | None, overrides: 
     from flows.train_model import train_model
     from mammo_model.training import TrainingError
 
-    _log_only_surprises(TrainingError)
+    _prepare_prefect(TrainingError)
     try:
         return train_model(shown(workspace), job.training, run)
     except TrainingError as error:
@@ -326,7 +363,7 @@ def _show_training(summary: "TrainSummary") -> None:
 
 @app.command()
 def verify(
-    workspace: WorkspaceOption,
+    workspace: BuiltWorkspaceOption,
     run: Annotated[str | None, typer.Option(help="Dataset run; the published one by default.")] = None,
     deep: Annotated[
         bool, typer.Option("--deep", help="Also compare its films with their sources, and every patch with its film.")
@@ -347,7 +384,7 @@ def verify(
 
 @app.command()
 def gc(
-    workspace: WorkspaceOption,
+    workspace: BuiltWorkspaceOption,
     keep: Annotated[
         int | None,
         typer.Option(min=0, help="Newest runs to keep, besides the published one and those of models; all by default."),
@@ -396,6 +433,10 @@ def _phantom(
 ) -> None:
     from mammo_etl.phantom.write import write_phantoms
 
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{out}: expected a folder, or a place where one can be made: {error.strerror}") from error
     columns = (TextColumn("phantoms"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         patients_bar = bar.add_task("phantoms", total=patients)
@@ -439,13 +480,10 @@ def image(
     if not source.is_file():
         raise UsageError(f"{source}: no such file")
     try:
-        film = write_image(source, output, clean, mask, job.cleaning)
+        rows, columns, bits = write_image(source, output, clean, mask, job.cleaning)
     except SourceFileError as error:
         raise UsageError(f"{source}: {error}") from error
-    rows, columns = film.pixels.shape
-    console.print(
-        f"{rows} x {columns} pixels of {film.bits} bits: {output}", soft_wrap=True, markup=False, highlight=False
-    )
+    console.print(f"{rows} x {columns} pixels of {bits} bits: {output}", soft_wrap=True, markup=False, highlight=False)
 
 
 @app.command()

@@ -2,16 +2,25 @@
 
 import importlib
 import os
-import uuid
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Annotated, Any, Literal, Self
+from multiprocessing import resource_tracker
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
-import dask
-from distributed import Client, LocalCluster
 from pydantic import Field, JsonValue, model_validator
 
+from flows.signals import deaf_children
+from mammo_etl import schema
 from mammo_etl.settings import Settings, SettingsError
+from mammo_etl.versions import PACKAGES
+
+if TYPE_CHECKING:
+    from distributed.client import VersionsDict
+
+# Dask is imported where it is used: that takes a second, which a build that finds nothing to do need not spend.
+if TYPE_CHECKING:
+    from distributed import Client, LocalCluster
 
 WORKER_ENVIRONMENT = {
     # One task, one core: libraries that start a thread per core on every worker would only fight each other.
@@ -23,10 +32,6 @@ WORKER_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
 }
-
-_CONNECTING = 5
-"""Attempts to connect to a running scheduler."""
-
 
 _MANAGED = {
     "KubeCluster": ("dask_kubernetes.operator", "dask-kubernetes"),
@@ -77,33 +82,17 @@ class ClusterSettings(Settings):
         return self
 
 
-class _PatientClient(Client):
-    """A client that tries again to connect where the scheduler speaks to all clients at that moment.
-
-    distributed's own asserts that the scheduler's first message to it stands alone. It does not where another client's key is forgotten, say, in
-    the same two milliseconds.
-    """
-
-    async def _ensure_connected(self, timeout: float | None = None) -> None:
-        for _ in range(_CONNECTING - 1):
-            try:
-                await super()._ensure_connected(timeout)  # type: ignore[no-untyped-call]
-            except AssertionError:
-                # The scheduler will take leave of the name that it has just welcomed.
-                self.id = f"{type(self).__name__}-{uuid.uuid4()}"
-            else:
-                return
-        await super()._ensure_connected(timeout)  # type: ignore[no-untyped-call]
-
-
 @contextmanager
-def open_client(settings: ClusterSettings) -> Iterator[Client]:
+def open_client(settings: ClusterSettings) -> Iterator["Client"]:
     """A client of a cluster that has a worker, closed at the end, and with it the job's own cluster; never made the default client.
 
     A local cluster listens on the loopback interface alone: whoever reaches a Dask scheduler can run code on it.
-    Raises SettingsError if no scheduler answers at the address, the manager's package is missing or refuses the options, or there is no worker
-    in time.
+    Raises SettingsError if no scheduler answers at the address, the manager's package is missing or refuses the options, there is no worker
+    in time, or one of those that are there has other versions than this process.
     """
+    import dask
+    from distributed import Client
+
     with ExitStack() as stack:
         if settings.address is not None:
             client = _connected(settings.address)
@@ -118,25 +107,34 @@ def open_client(settings: ClusterSettings) -> Iterator[Client]:
             client = Client(cluster, set_as_default=False)
         stack.enter_context(client)
         _await_worker(client, settings.wait_seconds)
+        if settings.address is not None or settings.manager is not None:
+            _check_versions(client)
         yield client
 
 
-def worker_limits(client: Client) -> list[tuple[int, int]]:
+def worker_limits(client: "Client") -> list[tuple[int, int]]:
     """Memory limit in bytes (0: none) and threads of each worker that is there."""
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     return [(worker["memory_limit"] or 0, worker["nthreads"]) for worker in workers]
 
 
-def _connected(address: str) -> Client:
+def _connected(address: str) -> "Client":
+    from flows.patient_client import PatientClient
+
     try:
-        return _PatientClient(address, set_as_default=False)  # type: ignore[no-untyped-call]
+        return PatientClient(address, set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         raise SettingsError(f"cluster.address: no Dask scheduler answers at {address}") from error
 
 
 def _config(settings: ClusterSettings) -> dict[str, Any]:
     """Configuration of schedulers and nannies that this process starts."""
+    # A nanny starts a worker that died anew, which takes a busy machine longer than the 15 seconds after which the cluster would give up both.
+    patient = (
+        {"distributed.deploy.lost-worker-timeout": f"{settings.wait_seconds} s"} if settings.manager is None else {}
+    )
     return {
+        **patient,
         # A task that kills its worker is tried once more, then given up by name.
         "distributed.scheduler.allowed-failures": 1,
         "distributed.scheduler.no-workers-timeout": f"{settings.wait_seconds} s",
@@ -144,15 +142,21 @@ def _config(settings: ClusterSettings) -> dict[str, Any]:
     }
 
 
-def _local(settings: ClusterSettings) -> LocalCluster:
-    return LocalCluster(
-        n_workers=settings.workers or os.cpu_count() or 1,
-        threads_per_worker=1,
-        processes=True,
-        host="127.0.0.1",
-        dashboard_address=f"127.0.0.1:{settings.dashboard_port}",
-        memory_limit="auto" if settings.memory_gb is None else int(settings.memory_gb * 1e9),
-    )
+def _local(settings: ClusterSettings) -> "LocalCluster":
+    from distributed import LocalCluster
+
+    # Workers that ended by Ctrl-C themselves would each print a traceback, and be started anew.
+    # Python's resource tracker has to be there: whoever starts it hears the signal again.
+    resource_tracker.ensure_running()
+    with deaf_children(signal.SIGINT):
+        return LocalCluster(
+            n_workers=settings.workers or os.cpu_count() or 1,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address=f"127.0.0.1:{settings.dashboard_port}",
+            memory_limit="auto" if settings.memory_gb is None else int(settings.memory_gb * 1e9),
+        )
 
 
 def _managed(manager: str, options: dict[str, JsonValue]) -> Any:
@@ -168,8 +172,30 @@ def _managed(manager: str, options: dict[str, JsonValue]) -> Any:
         raise SettingsError(f"cluster.options: {manager} cannot be started: {error}") from error
 
 
-def _await_worker(client: Client, seconds: float) -> None:
+def _await_worker(client: "Client", seconds: float) -> None:
     try:
         client.wait_for_workers(1, seconds)
     except TimeoutError as error:
         raise SettingsError(f"cluster: no worker within {seconds:g} seconds (cluster.wait_seconds)") from error
+
+
+def _check_versions(client: "Client") -> None:
+    """Raises SettingsError naming a worker where a package that decides a run's bytes is missing, or of another version than here.
+
+    Workers that come later are not asked.
+    """
+    versions = cast("VersionsDict", client.get_versions(packages=list(PACKAGES)))
+    own = versions["client"]["packages"]
+    for worker, told in sorted(versions["workers"].items()):
+        for name in PACKAGES:
+            if told["packages"][name] != own[name]:
+                raise SettingsError(_other_version(worker, f"{name} {told['packages'][name] or 'missing'}", own[name]))
+    # Two checkouts may call themselves the same version.
+    formats: dict[str, int] = client.run(getattr, schema, "FORMAT_VERSION")
+    for worker, number in sorted(formats.items()):
+        if number != schema.FORMAT_VERSION:
+            raise SettingsError(_other_version(worker, f"mammo's format version {number}", str(schema.FORMAT_VERSION)))
+
+
+def _other_version(worker: str, found: str, expected: str) -> str:
+    return f"cluster: worker {worker} has {found}, and this process {expected}: install the same on both, as the bytes of a run depend on it"

@@ -4,6 +4,8 @@ import math
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -86,7 +88,8 @@ def fan_out(
     suspects: list[tuple[str, Item]] = []
 
     def width() -> int:
-        threads: dict[str, int] = client.nthreads()
+        with _reaching(client):
+            threads: dict[str, int] = client.nthreads()
         return max(1, window_per_worker * sum(threads.values()))
 
     for name, item, result in _window(client, function, items, width, seconds):
@@ -158,7 +161,8 @@ def _submitted(
     if not tries:
         return {}
     keys = [(group, one.name, one.number) for one in tries]
-    futures = client.map(partial(_attempt, function), [one.item for one in tries], key=keys, pure=False, retries=0)
+    with _reaching(client):
+        futures = client.map(partial(_attempt, function), [one.item for one in tries], key=keys, pure=False, retries=0)
     _in_loop(client, futures, lambda future: future.add_done_callback(ended.put))
     return dict(zip(futures, tries, strict=True))
 
@@ -198,12 +202,27 @@ def _drained(queue: SimpleQueue[Element], seconds: float) -> list[Element]:
 
 def _results(client: Client, futures: Sequence[Future[Result]]) -> list[Result | BaseException]:
     """Result of each ended future, or its exception, by one message to each worker."""
-    if any(future.cancelled() for future in futures):
-        raise ConnectionError("the cluster's scheduler was lost, or dropped the work")
-    results = client.gather(dict(enumerate(futures)), errors="skip") if futures else {}
-    return [
-        results[number] if future.status == "finished" else future.exception() for number, future in enumerate(futures)
-    ]
+    if not futures:
+        return []
+    with _reaching(client):
+        results = client.gather(dict(enumerate(futures)), errors="skip")
+        # Only now: a future may be cancelled meanwhile, and its result would be None.
+        if any(future.cancelled() for future in futures):
+            raise CancelledError
+        return [
+            future.exception() if future.status == "error" else results[number] for number, future in enumerate(futures)
+        ]
+
+
+@contextmanager
+def _reaching(client: Client) -> Iterator[None]:
+    """Raises ConnectionError for what Dask's client raises, of many kinds, when it has lost its scheduler."""
+    try:
+        yield
+    except (OSError, RuntimeError, CancelledError) as error:
+        if isinstance(error, RuntimeError) and client.status == "running":
+            raise
+        raise ConnectionError("the cluster's scheduler was lost, or dropped the work") from error
 
 
 def _outcome(result: Result | _Passing | BaseException, one: _Try[Item]) -> Result | GivenUp:
@@ -226,14 +245,15 @@ def _outcome(result: Result | _Passing | BaseException, one: _Try[Item]) -> Resu
 
 def _stopped(client: Client, group: str, seconds: float, running: Iterable[Future[Result]]) -> list[Future[Result]]:
     """Those of the running futures whose work has run too long, after they were cancelled and their workers restarted."""
-    found: dict[Key, str] = client.run_on_scheduler(_overrunning, group, seconds)
-    futures = [future for future in running if future.key in found]
-    if futures:
-        client.cancel(futures, force=True)
-        # Not to come back in time is a worker's end, not the step's.
-        client.restart_workers(
-            sorted({found[future.key] for future in futures}), _RESTART_SECONDS, raise_for_error=False
-        )
+    with _reaching(client):
+        found: dict[Key, str] = client.run_on_scheduler(_overrunning, group, seconds)
+        futures = [future for future in running if future.key in found]
+        if futures:
+            client.cancel(futures, force=True)
+            # Not to come back in time is a worker's end, not the step's.
+            client.restart_workers(
+                sorted({found[future.key] for future in futures}), _RESTART_SECONDS, raise_for_error=False
+            )
     return futures
 
 

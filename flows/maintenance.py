@@ -10,10 +10,12 @@ from rich.table import Table
 from flows.progress import Stages
 from mammo_etl.catalog import verify_files
 from mammo_etl.garbage import Garbage, Kind, find_garbage, remove
+from mammo_etl.latest import forget
 from mammo_etl.lock import locked
 from mammo_etl.places import Place
 from mammo_etl.reader import DamagedRunError, ReaderError, open_run
 from mammo_etl.verify import Verification, verify_films
+from mammo_etl.workspace import Workspace
 
 
 class GarbageGroup(BaseModel):
@@ -35,8 +37,15 @@ class GarbageSummary(BaseModel):
 def verify(workspace: Place, run_id: str | None, deep: bool) -> Verification:
     """Re-reads a run (the published one, if none is named) against its digests; `deep`: also against its films and their sources.
 
-    Raises ReaderError if there is no such run.
+    Where there is a fault, the next build compares by content: a disk's errors leave stamps as they were. Raises ReaderError if there is no such run.
     """
+    found = _verification(workspace, run_id, deep)
+    if found.faults:
+        forget(workspace)
+    return found
+
+
+def _verification(workspace: Place, run_id: str | None, deep: bool) -> Verification:
     try:
         run = open_run(workspace, run_id)
     except DamagedRunError as error:
@@ -66,15 +75,23 @@ def clear_up(workspace: Place, keep: int | None, delete: bool) -> GarbageSummary
     """
     if not workspace.is_dir():
         raise ReaderError(f"{workspace}: no such folder")
-    with locked(workspace, "mammo gc"), Stages().stage("gc", "items") as stage:
+    places = Workspace(workspace)
+    if not places.lock.exists() and not places.runs.is_dir():
+        raise ReaderError(f"{workspace}: no workspace: expected a folder that `mammo build` has worked in")
+    with locked(workspace, "mammo gc") as check, Stages().stage("gc", "items") as stage:
 
         def counted(garbage: Iterator[Garbage]) -> Iterator[Garbage]:
             for item in garbage:
                 stage.advance()
                 yield item
 
+        def checked(garbage: Iterator[Garbage]) -> Iterator[Garbage]:
+            for item in garbage:
+                check()
+                yield item
+
         found = find_garbage(workspace, keep)
-        groups = _grouped(counted(remove(workspace, found) if delete else found))
+        groups = _grouped(counted(remove(workspace, checked(found)) if delete else found))
     return GarbageSummary(deleted=delete, groups=groups)
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from flows.progress import Stage, Stages
 from flows.steps import step
+from flows.workspace_parameter import WorkspaceParameter
 from mammo_etl import catalog
 from mammo_etl.places import Place, place_of, shown
 from mammo_model.progress import Progress
@@ -54,7 +55,7 @@ class TrainSummary(BaseModel):
     result_serializer="json",
 )
 def train_model(
-    workspace: Path | str, settings: TrainingSettings = TrainingSettings(), run_id: str | None = None
+    workspace: WorkspaceParameter, settings: TrainingSettings = TrainingSettings(), run_id: str | None = None
 ) -> TrainSummary:
     """Trains a model on a dataset run (the published one, if none is named), and evaluates it on its test split.
 

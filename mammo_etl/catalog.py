@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from mammo_etl.places import Place, files_below, name_below, read_each, remove_t
 from mammo_etl.reader import DamagedRunError, PublishedRun, open_run, read_manifest, read_table
 from mammo_etl.records import Finding, Rejection, Scan
 from mammo_etl.schema import FORMAT_VERSION, PATCHES, to_table
+from mammo_etl.versions import package_versions
 from mammo_etl.workspace import UNFINISHED, Workspace, entries, read_json, replacing, write_json, write_sealed
 
 CATALOG = pa.schema(
@@ -48,12 +48,6 @@ def write_table(path: Place, table: pa.Table, row_group: int | None = None) -> N
 def write_rejects(workspace: Place, rejects: Iterable[Rejection]) -> None:
     """Writes what a build under way has left out so far, for those whose build then fails."""
     write_table(Workspace(workspace).rejects, to_table(rejects, Rejection))
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of what decides a run's bytes."""
-    names = ["mammo", "numpy", "opencv-python-headless", "pydicom", "pyarrow", "tensorstore", "zarr"]
-    return {name: version(name) for name in names}
 
 
 def write_run_tables(

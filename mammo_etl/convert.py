@@ -71,7 +71,8 @@ def convert_film(work: FilmWork, workspace: Place, cleaning: CleaningSettings, p
         avoid, avoidable = _boxes_to_avoid(work, receipt) if patches.normals == "background" else ((), False)
     except SourceFileError as error:
         return FilmResult(scan, False, False, 0, (rejection(error, scan),), (), "", (0, 0, 0, 0))
-    scan = replace(scan, **{f"mask_{name}": value for name, value in receipt["quality"].items()})
+    quality = {f"mask_{name}": value for name, value in receipt["quality"].items()}
+    scan = replace(scan, image_sha256=receipt["png"], image_box=tuple(receipt["box"]), **quality)
     findings = tuple(_with_evidence(finding, receipt["evidence"][finding.finding_id]) for finding in work.findings)
     by_id = {finding.finding_id: finding for finding in work.findings}
     rejects = tuple(
@@ -148,32 +149,39 @@ def input_files(scan: Scan, findings: Sequence[Finding]) -> list[str]:
 
 
 def _meaning(work: FilmWork) -> str:
-    """Digest of what the tables say about the film and its ROIs, apart from where the files lie."""
-    places = {"path", "roi_path", "crop_path"}
+    """Digest of what the tables say about the film and its ROIs, apart from where the files lie and what cleaning will tell."""
+    others = {"path", "roi_path", "crop_path", "image_sha256", "image_box"}
     records: list[Scan | Finding] = [work.scan, *work.findings]
-    return digest(*({key: value for key, value in asdict(item).items() if key not in places} for item in records))
+    return digest(*({key: value for key, value in asdict(item).items() if key not in others} for item in records))
 
 
 def _valid_image(path: Place, work: FilmWork) -> dict[str, Any] | None:
-    """The receipt of the cleaned film if it still holds, else None."""
+    """The receipt of the cleaned film if it still holds, else None; files with other stamps and the same content get their new stamps in it."""
     receipt = read_sealed(path)
     if receipt is None or receipt["format_version"] != FORMAT_VERSION or receipt["meaning"] != _meaning(work):
         return None
     files = input_files(work.scan, work.findings)
     if len(files) != len(receipt["files"]):
         return None
+    stamped = []
     for url, known in zip(files, receipt["files"], strict=True):
-        # A file of the same size and modification time is taken for the same; any other is compared by content.
+        # A file of the same stamp is taken for the same; any other is compared by content.
         # One that could not be read then is tried again: the fault may have been a passing one.
         stamp = stamp_of(url)
         same = stamp is not None and stamp == known["stamp"]
         if not known["xxh3"] or (not same and _fingerprint(url) != known["xxh3"]):
             return None
+        stamped.append({**known, "stamp": stamp})
     try:
         png = path.with_suffix(".png").read_bytes()
     except FileNotFoundError:
         return None
-    return receipt if digest_of(png) == receipt["png"] else None
+    if digest_of(png) != receipt["png"]:
+        return None
+    if stamped != receipt["files"]:
+        receipt["files"] = stamped
+        write_sealed(path, receipt)
+    return receipt
 
 
 def _fingerprint(url: str) -> str:

@@ -12,6 +12,7 @@ from mammo_etl.dicom import Pixels
 from mammo_etl.files import digest_of
 from mammo_etl.places import Place
 from mammo_etl.png import decode_png
+from mammo_etl.reuse import Parent, copy_patches
 from mammo_etl.schema import FORMAT_VERSION
 from mammo_etl.settings import digest
 from mammo_etl.workspace import DamagedFileError, read_sealed, write_sealed
@@ -28,6 +29,8 @@ class ShardWork:
     """The plan's rows of this shard, in order."""
     images: dict[str, tuple[str, tuple[int, int, int, int]]]
     """Per film: SHA-256 of its PNG, and its breast box (y, x, height, width) on the original scan."""
+    parent: Parent | None = None
+    """Where some of the patches are already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +59,18 @@ def receipt_path(run: Place, shard: int) -> Place:
 
 
 def extract_shard(work: ShardWork, run: Place, images: Place) -> ShardResult:
-    """Writes one shard of `run`/patches.zarr from the PNGs in `images`, unless its receipt holds.
+    """Writes one shard of `run`/patches.zarr from its parent and the PNGs in `images`, unless its receipt holds.
 
-    Raises DamagedFileError if a PNG is missing or damaged, or not of the array's depth.
+    Raises DamagedFileError if a PNG that is needed is missing or damaged, or not of the array's depth.
     """
     array, path = run / "patches.zarr", receipt_path(run, work.shard)
     basis = digest(work.patches[["image_id", "y", "x", "size"]].to_dict("list"), work.images)
     if valid_receipt(run, work.shard, basis) is not None:
         return ShardResult(work.shard, True, len(work.patches))
     size = int(work.patches["size"].iloc[0])
-    block = np.zeros((len(work.patches), size, size), store.open_patches(array).dtype.numpy_dtype)
-    for image_id, rows in work.patches.reset_index(drop=True).groupby("image_id", sort=False):
+    block = np.zeros((len(work.patches), size, size), store.layout_of(array)[0])
+    copied = np.zeros(len(block), np.bool_) if work.parent is None else copy_patches(work.parent, block)
+    for image_id, rows in work.patches.reset_index(drop=True)[~copied].groupby("image_id", sort=False):
         expected, box = work.images[str(image_id)]
         image = read_image(images / f"{image_id}.png", expected, block.dtype)
         for index, y, x in zip(rows.index, rows["y"], rows["x"], strict=True):

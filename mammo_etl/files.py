@@ -8,8 +8,10 @@ import functools
 import hashlib
 import os
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 from zipfile import BadZipFile
 
 import xxhash
@@ -21,9 +23,12 @@ try:
 except ImportError:  # The extra `s3` is not installed.
     BotoCoreError = OSError
 
-from mammo_etl.places import Place
+from mammo_etl.places import Place, Stamp, stamp_at
 from mammo_etl.records import Reason, Rejection
 from mammo_etl.transient import is_transient
+
+NOT_READ = "The file could not be read: "
+"""What a message begins with where a file's content never came to be seen."""
 
 
 class SourceFileError(Exception):
@@ -43,6 +48,8 @@ class Listing:
     """Files below a root in sorted order, and the folders that could not be read."""
 
     files: tuple[str, ...]
+    stamps: tuple[Stamp | None, ...]
+    """Of each file, as `stamp_of` gives them."""
     rejects: tuple[Rejection, ...]
 
 
@@ -76,28 +83,32 @@ def list_files(root: str, source: str) -> Listing:
             )
         )
 
-    files = [
+    files = sorted(
         str(Path(folder) / name)
         for folder, _, names in os.walk(path, onerror=unreadable, followlinks=True)
         for name in names
         if not name.startswith(".")
-    ]
-    return Listing(tuple(sorted(files)), tuple(rejects))
+    )
+    return Listing(tuple(files), tuple(map(stamp_of, files)), tuple(rejects))
 
 
 def _list_remote(url: str) -> Listing:
     filesystem, prefix = url_to_fs(url)
     chain = url.split("::", 1)[1] if "::" in url else None
+    # Not what an earlier listing has told.
+    filesystem.invalidate_cache()
     try:
-        found = filesystem.find(prefix)
+        found = filesystem.find(prefix, detail=True)
     except BotoCoreError as error:
         raise ConnectionError(f"the object store cannot be listed: {error}") from error
     names = sorted(name for name in found if not PurePosixPath(name).name.startswith("."))
     if not names:
         raise FileNotFoundError("nothing there")
     if chain is not None:
-        return Listing(tuple(f"{url.split('://', 1)[0]}://{name}::{chain}" for name in names), ())
-    return Listing(tuple(filesystem.unstrip_protocol(name) for name in names), ())
+        files = tuple(f"{url.split('://', 1)[0]}://{name}::{chain}" for name in names)
+        return Listing(files, (stamp_of(chain),) * len(files), ())
+    files = tuple(filesystem.unstrip_protocol(name) for name in names)
+    return Listing(files, tuple(_tag(found[name]) for name in names), ())
 
 
 def read_bytes(url: str, limit: int | None = None) -> bytes:
@@ -118,7 +129,7 @@ def read_bytes(url: str, limit: int | None = None) -> bytes:
         if is_transient(error):
             raise
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise SourceFileError(Reason.UNREADABLE_FILE, f"The file could not be read: {reason}.") from error
+        raise SourceFileError(Reason.UNREADABLE_FILE, f"{NOT_READ}{reason}.") from error
 
 
 def _filesystem(url: str) -> tuple[AbstractFileSystem, str]:
@@ -130,13 +141,12 @@ def _filesystem(url: str) -> tuple[AbstractFileSystem, str]:
     protocol, member = path.split("://", 1)
     stamp = stamp_of(archive[0])
     if stamp is None:
-        # On a store there is no telling whether the archive is still the same.
         return url_to_fs(f"{protocol}://::{archive[0]}")[0], member
     return _archive(protocol, archive[0], tuple(stamp)), member
 
 
 @functools.lru_cache(maxsize=8)
-def _archive(protocol: str, place: str, stamp: tuple[int, ...]) -> AbstractFileSystem:
+def _archive(protocol: str, place: str, stamp: tuple[int | str, ...]) -> AbstractFileSystem:
     """An archive's filesystem, kept open while the archive's `stamp` is the same: its list of contents is read only once."""
     filesystem: AbstractFileSystem = url_to_fs(f"{protocol}://::{place}")[0]
     return filesystem
@@ -152,7 +162,7 @@ def size_of(url: str) -> int:
     except OSError as error:
         if is_transient(error):
             raise
-        raise SourceFileError(Reason.UNREADABLE_FILE, f"The file could not be read: {error}.") from error
+        raise SourceFileError(Reason.UNREADABLE_FILE, f"{NOT_READ}{error}.") from error
 
 
 def fingerprint_of(content: bytes) -> str:
@@ -171,12 +181,34 @@ def digest_of_file(path: Place) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def stamp_of(url: str) -> list[int] | None:
-    """Size and modification time (nanoseconds) of a local file; None where there is no telling, as in an archive."""
-    if "://" in url:
-        return None
+def stamp_of(url: str) -> Stamp | None:
+    """What tells cheaply that a file is still the same: with an equal stamp it is, with any other its content has to be looked at.
+
+    Of a local file: size, and the times (nanoseconds) of the last change of its content and of its status. The latter is the system's: no program
+    sets it back, as copying with times, unpacking and synchronising do the former. Of an archive's member: the archive's. On an object store: size
+    and ETag, which follows from the content. None where there is no telling, or no such file. Raises errors of a store that pass.
+    """
+    path, *archive = url.split("::", 1)
+    if archive:
+        return stamp_of(archive[0])
+    if "://" in path:
+        return _remote_stamp(path)
+    return stamp_at(Path(path))
+
+
+def _remote_stamp(url: str) -> Stamp | None:
+    filesystem, path = url_to_fs(url)
+    filesystem.invalidate_cache(path)
     try:
-        status = Path(url).stat()
-    except OSError:
+        return _tag(filesystem.info(path))
+    except OSError as error:
+        if is_transient(error):
+            raise
         return None
-    return [status.st_size, status.st_mtime_ns]
+
+
+def _tag(info: Mapping[str, Any]) -> Stamp | None:
+    """Stamp by what a store tells of an object; stores spell the tag's name in two ways."""
+    tag = info.get("ETag") or info.get("etag")
+    size = info.get("size")
+    return [int(size), str(tag)] if tag and size is not None else None

@@ -1,5 +1,6 @@
 """The films of an inventory as units of work, each with all that a worker needs to know of it."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,8 +25,10 @@ def film_work(scans: Sequence[Scan], findings: Sequence[Finding], rejects: Seque
 
     A rejected row, film, finding or outline may have been a lesion of any film of its patient; an image_id begins with source and patient.
     """
-    rejected = {row.image_id for row in rejects if row.image_id}
-    rejected |= {finding.image_id for finding in findings if RoiFlag.BROKEN_OUTLINE in finding.roi_flags}
+    rejected = sorted(
+        {row.image_id for row in rejects if row.image_id}
+        | {finding.image_id for finding in findings if RoiFlag.BROKEN_OUTLINE in finding.roi_flags}
+    )
     of_film: dict[str, list[Finding]] = {}
     for finding in sorted(findings, key=lambda finding: finding.finding_id):
         of_film.setdefault(finding.image_id, []).append(finding)
@@ -42,7 +45,13 @@ def film_work(scans: Sequence[Scan], findings: Sequence[Finding], rejects: Seque
                 for twin in of_view[scan.source, scan.patient_id, scan.laterality, scan.view]
                 if twin.image_id != scan.image_id
             ),
-            unplaced=any(image_id.startswith(f"{scan.source}_{scan.patient_id}") for image_id in rejected),
+            unplaced=_any_begins(rejected, f"{scan.source}_{scan.patient_id}"),
         )
         for scan in ordered
     ]
+
+
+def _any_begins(names: Sequence[str], beginning: str) -> bool:
+    """Whether one of the sorted names begins so: of those that do not come before it, the first does, if any."""
+    place = bisect_left(names, beginning)
+    return place < len(names) and names[place].startswith(beginning)

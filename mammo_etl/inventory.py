@@ -6,8 +6,9 @@ from typing import Any
 from zipfile import BadZipFile
 
 from mammo_etl.files import SourceFileError, list_files, name_of
+from mammo_etl.places import Stamp
 from mammo_etl.records import Finding, Reason, Rejection, Scan
-from mammo_etl.settings import InventorySettings, SourceSettings
+from mammo_etl.settings import InventorySettings, SourceSettings, digest
 from mammo_etl.sources import Inventory, source_of
 
 PHANTOM_MARK = "PHANTOM.txt"
@@ -26,6 +27,8 @@ class SourceFiles:
     files: tuple[str, ...]
     rejects: tuple[Rejection, ...]
     """Folders that could not be listed."""
+    stamp: str = ""
+    """Digest of the names and stamps of all files (see `mammo_etl.files.stamp_of`); empty if any of them has no stamp."""
 
     @property
     def with_headers(self) -> list[str]:
@@ -46,18 +49,19 @@ def list_sources(settings: Sequence[SourceSettings]) -> list[SourceFiles]:
     """
     if not settings:
         raise InventoryError("no source given: expected at least one KIND=PATH")
-    found: dict[str, tuple[list[str], list[Rejection]]] = {}
+    found: dict[str, tuple[dict[str, Stamp | None], list[Rejection]]] = {}
     for source in settings:
         try:
             listing = list_files(source.path, source.kind)
         except (OSError, BadZipFile, ValueError, ImportError) as error:
             # The last two: an URL of a filesystem that is unknown, or not installed.
             raise InventoryError(f"source {source.kind}={source.path}: {error}") from error
-        files, rejects = found.setdefault(source.kind, ([], []))
-        files += listing.files
+        files, rejects = found.setdefault(source.kind, ({}, []))
+        files.update(zip(listing.files, listing.stamps, strict=True))
         rejects += listing.rejects
     return [
-        SourceFiles(kind, tuple(sorted(set(files))), tuple(rejects)) for kind, (files, rejects) in sorted(found.items())
+        SourceFiles(kind, tuple(sorted(files)), tuple(rejects), "" if None in files.values() else digest(files))
+        for kind, (files, rejects) in sorted(found.items())
     ]
 
 
@@ -106,9 +110,10 @@ def check_films(inventory: Inventory) -> None:
     """Raises InventoryError if there is no usable film."""
     if not inventory.scans:
         reasons = sorted({row.code.value for row in inventory.rejects})
+        empty = [f"{row.source}: {row.message}" for row in inventory.rejects if row.code is Reason.EMPTY_SOURCE]
         raise InventoryError(
             f"no usable film in any source (reasons: {', '.join(reasons) or 'none given'}); "
-            "rejects.parquet in the workspace tells more"
+            + " ".join([*empty, "rejects.parquet in the workspace tells more"])
         )
 
 

@@ -61,6 +61,8 @@ _BLOCK = 4_096
 """What the size of a file is rounded up to, bytes: the block of most file systems."""
 _PATCH = 400
 """Bytes of a patch beside its pixels: its row in tables and receipts, its place in the shard's index."""
+_OBJECT = 5_000_000_000
+"""Bytes that an object store takes in one request (Amazon S3 User Guide, "Uploading objects": 5 GB)."""
 _TABLES, _TABLES_FILM = 1_000_000, 2_000
 """Bytes of a run's report and tables, and of each film in these."""
 
@@ -151,7 +153,7 @@ def check_film_memory(
 def check_shard_memory(rows: int, size: int, bits: int, film_pixels: int, workers: Iterable[tuple[int, int]]) -> None:
     """Raises PlanError if a worker could not hold a shard on each of its threads; arguments as of `shard_memory`."""
     what = f"extract: a shard of {rows:,} patches of {size} x {size} and {bits} bits needs"
-    _check_memory(what, shard_memory(rows, size, bits, film_pixels), "a smaller store.shard_rows or ", workers)
+    _check_memory(what, shard_memory(rows, size, bits, film_pixels), ", or set a smaller store.shard_rows", workers)
 
 
 def _check_memory(what: str, task: int, remedy: str, workers: Iterable[tuple[int, int]]) -> None:
@@ -163,7 +165,8 @@ def _check_memory(what: str, task: int, remedy: str, workers: Iterable[tuple[int
     at_once = f" on each of {threads} threads" if threads > 1 else ""
     raise PlanError(
         f"{what}{at_once} about {_gb(needed[worst])} with the libraries, the worker with the least memory gives {_gb(_USABLE * limit)} "
-        f"(80% of its limit): set {remedy}cluster.memory_gb to at least {math.ceil(max(needed.values()) / _USABLE / 1e8) / 10:.1f}"
+        f"(80% of its limit): give each worker at least {math.ceil(max(needed.values()) / _USABLE / 1e8) / 10:.1f} GB (of a local cluster: fewer "
+        f"cluster.workers, or a larger cluster.memory_gb){remedy}"
     )
 
 
@@ -215,12 +218,18 @@ def check_films_disk(films: Iterable[FilmWork], settings: BuildSettings, workspa
 
 def check_run_disk(patches: int, films: int, settings: BuildSettings, workspace: Place, run_id: str) -> None:
     """Raises PlanError if the workspace's disk has no room for what is still to be written of a run. An object store always has."""
+    size, bits = settings.patches.size, settings.cleaning.bits
     if not isinstance(workspace, Path):
+        shard = min(patches, settings.store.shard_rows) * size * size * bits // 8
+        if shard > _OBJECT:
+            raise PlanError(
+                f"extract: a shard of {settings.store.shard_rows:,} patches may take {_gb(shard)}, an object store takes no more than "
+                f"{_gb(_OBJECT)} at a time: set a smaller store.shard_rows"
+            )
         return
     array = Workspace(workspace).run(run_id) / "patches.zarr"
     shards = range(len(shard_ranges(patches, settings.store.shard_rows)))
     written = sum(shard_path(array, shard).exists() for shard in shards)
-    size, bits = settings.patches.size, settings.cleaning.bits
     needed = run_disk(patches, films, settings, written)
     _check_disk(f"extract: {patches:,} patches of {size} x {size} and {bits} bits", needed, workspace)
 

@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,21 +35,25 @@ _RENEWALS = 6
 _log = logging.getLogger(__name__)
 
 
+Check = Callable[[], None]
+"""Raises WorkspaceInUseError if a workspace has become another's."""
+
+
 @contextmanager
-def locked(workspace: Place, work: str) -> Iterator[None]:
+def locked(workspace: Place, work: str) -> Iterator[Check]:
     """Keeps other builds and gcs out of a workspace that is there; `work` is what they are told goes on.
 
-    The lock ends with the process that holds it, however that ends; where that was on another machine, one on an object store is waited for
-    LEASE_SECONDS. Raises WorkspaceInUseError naming who holds it, or, at the end, who has taken it over because the store could not be reached
-    for so long; and OSError if the workspace cannot be written to.
+    The lock ends with the process that holds it, however that ends; one on an object store is waited for LEASE_SECONDS, unless it is known that the
+    process was of this machine. There it is lost, too, where the store could not be reached for so long: what is yielded is to be called before
+    anything is done that two at a time must not do. Raises WorkspaceInUseError naming who holds it, and OSError if the workspace cannot be written to.
     """
     path = Workspace(workspace).lock
-    with _flocked(path, work) if isinstance(path, Path) else _leased(path, work):
-        yield
+    with _flocked(path, work) if isinstance(path, Path) else _leased(path, work) as check:
+        yield check
 
 
 @contextmanager
-def _flocked(path: Path, work: str) -> Iterator[None]:
+def _flocked(path: Path, work: str) -> Iterator[Check]:
     # Never deleted: whoever waits on a deleted file would share the workspace with whoever makes it anew.
     # Not inherited by workers, which may outlive the process for a moment: Python closes it in the programs that it starts.
     with path.open("ab", buffering=0) as file:
@@ -62,24 +66,26 @@ def _flocked(path: Path, work: str) -> Iterator[None]:
         with suppress(OSError):
             file.write(json.dumps(_holder(work)).encode())
         try:
-            yield
+            yield lambda: None
         finally:
             file.truncate(0)
 
 
 @contextmanager
-def _leased(path: ObjectPath, work: str) -> Iterator[None]:
+def _leased(path: ObjectPath, work: str) -> Iterator[Check]:
     lease = _Lease(path, {**_holder(work), "key": uuid.uuid4().hex})
     lease.acquire()
     ended = threading.Event()
     thread = threading.Thread(target=lease.renew_until, args=(ended,), name=f"lock of {path}", daemon=True)
     thread.start()
     try:
-        yield
+        yield lease.check
     finally:
         ended.set()
         thread.join()
-        lease.release()
+        # What cannot be emptied now is taken for a dead process's in a while.
+        with suppress(OSError):
+            lease.release()
 
 
 class _Lease:
@@ -88,9 +94,12 @@ class _Lease:
     def __init__(self, path: ObjectPath, holder: dict[str, Any]) -> None:
         self._path = path
         self._holder = holder
-        self._renewed = 0
-        self._tag = ""
-        """Of the object, as last written by this process; empty if that was another's since."""
+        self._mutex = threading.Lock()
+        self._count = 0
+        self._renewed = 0.0
+        """When the object was last written by this process, by the monotonic clock."""
+        self._tag: str | None = None
+        """Of the object then; None if it is another's."""
 
     def acquire(self) -> None:
         """Writes the object as this process's; raises WorkspaceInUseError if another holds it."""
@@ -108,26 +117,51 @@ class _Lease:
 
     def renew_until(self, ended: threading.Event) -> None:
         """Writes the object anew from time to time, until the event is set or the object is another's."""
-        while not ended.wait(LEASE_SECONDS / _RENEWALS):
-            # A store out of reach is tried again; if that takes too long, somebody takes the object over.
-            with suppress(ConnectionError):
-                if not self._write(self._tag):
-                    return
+        while not ended.wait(LEASE_SECONDS / _RENEWALS) and self._tag is not None:
+            # A store out of reach, or a key that has expired, is tried again; if that takes too long, somebody takes the object over.
+            with suppress(OSError):
+                self._renew()
 
-    def release(self) -> None:
-        """Empties the object; raises WorkspaceInUseError if it is another's."""
-        if not self._tag or self._path.write_if(b"", self._tag) is None:
+    def check(self) -> None:
+        """Raises WorkspaceInUseError if the object is another's, and ConnectionError if that cannot be told."""
+        if time.monotonic() - self._renewed > LEASE_SECONDS / 2:
+            self._renew()
+        if self._tag is None:
             raise _in_use(self._path, _read(self._path.read_tagged()[0]))
 
+    def release(self) -> None:
+        """Empties the object, if it is not another's."""
+        with self._mutex:
+            if self._tag is not None and self._path.write_if(b"", self._tag) is None:
+                content, tag = self._path.read_tagged()
+                if self._is_own(content):
+                    self._path.write_if(b"", tag)
+
+    def _renew(self) -> None:
+        with self._mutex:
+            if self._tag is not None:
+                self._write(self._tag)
+
     def _write(self, tag: str | None) -> bool:
-        self._renewed += 1
-        content = json.dumps({**self._holder, "renewed": self._renewed}).encode()
-        written = self._path.write_if(content, tag)
-        if written is None and tag is not None and _read(self._path.read_tagged()[0]) == json.loads(content):
-            # An answer was lost, and the same request sent again.
-            written = self._path.read_tagged()[1]
-        self._tag = written or ""
+        """Writes the object if it has that tag (None: if there is none), and notes whether it is this process's."""
+        self._count += 1
+        began = time.monotonic()
+        written = self._path.write_if(json.dumps({**self._holder, "renewed": self._count}).encode(), tag)
+        if written is None:
+            # Where an answer was lost, an earlier request may have come through.
+            try:
+                content, found = self._path.read_tagged()
+            except FileNotFoundError:
+                content, found = b"", ""
+            written = found if self._is_own(content) else None
+        if written is not None:
+            self._renewed = began
+        self._tag = written
         return written is not None
+
+    def _is_own(self, content: bytes) -> bool:
+        holder = _read(content)
+        return holder is not None and holder.get("key") == self._holder["key"]
 
     def _stays(self, tag: str) -> bool:
         """Waits to see whether the object is written anew."""
@@ -135,14 +169,32 @@ class _Lease:
         until = time.monotonic() + LEASE_SECONDS
         while time.monotonic() < until:
             time.sleep(LEASE_SECONDS / _RENEWALS / 3)
-            if self._path.read_tagged()[1] != tag:
-                return False
+            try:
+                if self._path.read_tagged()[1] != tag:
+                    return False
+            except FileNotFoundError:
+                return True
         return True
 
 
 def _holder(work: str) -> dict[str, Any]:
     since = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"work": work, "host": socket.gethostname(), "pid": os.getpid(), "since": since}
+    return {
+        "work": work,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "since": since,
+        "processes": _processes(),
+    }
+
+
+def _processes() -> str | None:
+    """What tells apart tables of processes: this start of the machine, and the container; None where there is no telling."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return None
 
 
 def _read(content: bytes) -> dict[str, Any] | None:
@@ -152,8 +204,9 @@ def _read(content: bytes) -> dict[str, Any] | None:
 
 
 def _has_died(holder: dict[str, Any]) -> bool:
-    """Whether a process of this machine is gone."""
-    if holder["host"] != socket.gethostname():
+    """Whether it is known that a process, of those that can be seen from here, is gone."""
+    processes = _processes()
+    if processes is None or holder.get("processes") != processes:
         return False
     try:
         os.kill(holder["pid"], 0)

@@ -148,8 +148,8 @@ class ObjectPath:
         # In one request: what is left of an upload in parts whose writer was killed costs money, and is seen nowhere.
         self._asked(lambda store: obstore.put(store, self.key, content, use_multipart=False))
 
-    def unlink(self, missing_ok: bool = True) -> None:
-        """Removes the object, if it is there."""
+    def unlink(self, missing_ok: bool = False) -> None:
+        """Removes the object; one that is not there is no fault on a store."""
         self._asked(lambda store: obstore.delete(store, self.key))
 
     def iterdir(self) -> Iterator["ObjectPath"]:
@@ -216,6 +216,10 @@ Place = Path | ObjectPath
 """A file or folder of a workspace."""
 
 
+Stamp = list[int | str]
+"""What tells cheaply that a file is still the same; see `mammo_etl.files.stamp_of`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A file below a place."""
@@ -223,6 +227,7 @@ class Entry:
     place: Place
     size: int
     """Bytes."""
+    stamp: Stamp
 
 
 def place_of(text: "str | Place") -> Place:
@@ -241,17 +246,43 @@ def place_of(text: "str | Place") -> Place:
         raise PlaceError(f"{text}: expected the name of a bucket, as in {SCHEME}BUCKET/PREFIX")
     if obstore is None:
         raise PlaceError(f"{text}: a workspace on an object store needs mammo's extra `s3`, as in pip install '.[s3]'")
-    return ObjectPath(bucket, posixpath.normpath(key).strip("/") if key.strip("/") else "")
+    parts = [part for part in key.split("/") if part]
+    if {".", ".."} & set(parts):
+        raise PlaceError(f"{text}: expected names only, without . and ..")
+    return ObjectPath(bucket, "/".join(parts))
 
 
 def files_below(place: Place) -> list[Entry]:
     """Every file below a place, sorted by name; empty if there is nothing."""
     if isinstance(place, ObjectPath):
-        listed = (Entry(ObjectPath(place.bucket, item["path"]), item["size"]) for item in place._listed())
+        listed = (
+            Entry(ObjectPath(place.bucket, item["path"]), item["size"], _stamp_of_object(item))
+            for item in place._listed()
+        )
     else:
-        paths = (path for path in place.rglob("*") if path.is_file())
-        listed = (Entry(path, path.stat().st_size) for path in paths)
+        paths = ((path, path.stat()) for path in place.rglob("*") if path.is_file())
+        listed = (Entry(path, status.st_size, stamp_by(status)) for path, status in paths)
     return sorted(listed, key=lambda entry: str(entry.place))
+
+
+def stamp_at(place: Place) -> Stamp | None:
+    """Stamp of a file; None if there is no such file."""
+    if isinstance(place, ObjectPath):
+        meta = place._meta()
+        return _stamp_of_object(meta) if meta is not None else None
+    try:
+        return stamp_by(place.stat())
+    except OSError:
+        return None
+
+
+def stamp_by(status: os.stat_result) -> Stamp:
+    """Stamp of a local file: size, and the times (nanoseconds) of the last change of its content and of its status."""
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _stamp_of_object(meta: Any) -> Stamp:
+    return [meta["size"], meta["e_tag"]]
 
 
 def name_below(place: Place, folder: Place) -> str:

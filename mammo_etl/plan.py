@@ -8,6 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mammo_etl.records import Candidate, Label, Scan, Split
+from mammo_etl.schema import to_columns
 from mammo_etl.settings import NormalSettings, PlanSettings
 from mammo_etl.split import split_patches, unit_interval
 
@@ -65,8 +66,8 @@ def plan_patches(
     """
     if not candidates:
         raise PlanError("no place for a patch was found in any film: nothing to build")
-    frame = pd.DataFrame(candidates)
-    films = pd.DataFrame(scans).set_index("image_id")
+    frame = pd.DataFrame(to_columns(candidates, Candidate))
+    films = pd.DataFrame(to_columns(scans, Scan)).set_index("image_id")
     frame = frame.join(films[["source", "patient_id", "laterality", "view", "scanner", "institution"]], on="image_id")
     owner = frame["finding_id"].where(frame["finding_id"] != "", frame["image_id"])
     frame["patch_id"] = [
@@ -208,7 +209,16 @@ def total_warnings(candidates: Sequence[Candidate], plan: pd.DataFrame, settings
         )
     findings = {candidate.finding_id for candidate in candidates} - {""}
     if left := len(findings - set(plan["finding_id"])):
-        warnings.append(
-            f"{left:,} of {len(findings):,} findings have no patch of their own: plan.patches has no room for them"
-        )
+        without = f"{left:,} of {len(findings):,} findings have no patch of their own"
+        taken = int((plan["label"] != int(Label.NORMAL)).sum())
+        if len(plan) < settings.patches:
+            warnings.append(
+                f"{without}: only {taken:,} abnormal patches go with {len(plan) - taken:,} normal ones at plan.normal_share = "
+                f"{settings.normal_share}; a smaller share, or more places for normal patches, leaves room for them"
+            )
+        else:
+            warnings.append(
+                f"{without}: plan.patches = {settings.patches:,} at plan.normal_share = {settings.normal_share} has room for {taken:,} abnormal "
+                "patches"
+            )
     return warnings

@@ -1,16 +1,16 @@
 """Reading a published run: all that training and analysis need of this package."""
 
 from dataclasses import dataclass
-from typing import Any
-
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any
 
 from mammo_etl import store
 from mammo_etl.places import Place, place_of
 from mammo_etl.schema import FORMAT_VERSION
 from mammo_etl.workspace import Workspace, read_json, read_sealed
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
 
 
 class ReaderError(Exception):
@@ -29,7 +29,7 @@ class PublishedRun:
     folder: Place
     manifest: dict[str, Any]
 
-    def patches(self) -> pd.DataFrame:
+    def patches(self) -> "pd.DataFrame":
         """The patch table, sorted by row; columns as `mammo_etl.records.Patch`."""
         return read_table(self.folder / "patches.parquet").to_pandas()
 
@@ -38,8 +38,10 @@ class PublishedRun:
         return store.open_patches(self.folder / "patches.zarr")
 
 
-def read_table(path: Place, columns: list[str] | None = None) -> pa.Table:
+def read_table(path: Place, columns: list[str] | None = None) -> "pa.Table":
     """A Parquet file, or some of its columns."""
+    import pyarrow.parquet as pq
+
     with path.open("rb") as file:
         return pq.read_table(file, columns=columns)
 

@@ -218,6 +218,11 @@ class Scan:
         Doc("Parts in which the source's tables list the patient, whether those films are there or not."),
     ] = ()
     sop_instance_uid: Annotated[str, Doc("DICOM SOP instance UID; empty for other formats.")] = ""
+    image_sha256: Annotated[str, Doc("SHA-256 of the cleaned film (PNG); empty before it was cleaned.")] = ""
+    image_box: Annotated[
+        tuple[int, ...],
+        Doc("What the cleaned film shows of the film: y, x, height, width, pixels; empty before it was cleaned."),
+    ] = ()
     mask_area_share: Annotated[
         float | None, Doc("Share of the film that its breast mask covers; null before it was cleaned.")
     ] = None

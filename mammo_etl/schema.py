@@ -8,7 +8,7 @@ import dataclasses
 import json
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import IntEnum, StrEnum
 from operator import attrgetter
 from typing import Any, TypeVar
@@ -76,6 +76,11 @@ def to_rows(records: Iterable[Any], record: type) -> list[dict[str, Any]]:
     names = [field.name for field in dataclasses.fields(record)]
     values = attrgetter(*names)
     return [dict(zip(names, values(item), strict=True)) for item in records]
+
+
+def to_columns(records: Sequence[Any], record: type) -> dict[str, list[Any]]:
+    """Records as columns by name, without a copy of each record, as `pandas.DataFrame(records)` makes of dataclasses."""
+    return {field.name: [getattr(item, field.name) for item in records] for field in dataclasses.fields(record)}
 
 
 def from_rows(rows: Iterable[dict[str, Any]], record: type[Record]) -> list[Record]:

@@ -37,7 +37,7 @@ class SourceSettings(Settings):
 
     @model_validator(mode="after")
     def _known_kind(self) -> Self:
-        sources.source_of(self.kind)
+        sources.check_kind(self.kind)
         return self
 
     @classmethod
@@ -108,7 +108,8 @@ class PlanSettings(Settings):
     """Which patches are taken, and which patient goes where."""
 
     normal_share: Annotated[float, Field(gt=0, lt=1)] | Literal["all"] = 0.85
-    """Share of normal patches in each split, or `all`: every candidate. Abnormal patches are never dropped for it."""
+    """Share of normal patches in each split, or `all`: every candidate. Abnormal patches are dropped for it only under
+    `patches`."""
     patches: Annotated[int, Field(ge=2)] | None = None
     """Patches in all, `normal_share` of them normal, or none: as many as there are abnormal ones for. Abnormal patches are then taken evenly over
     findings, the best of each first. Where places are too few of either kind, there are fewer patches, at the same share, and a warning."""

@@ -5,20 +5,20 @@ Zarr reader opens it; TensorStore encodes and reads the pixels, some thirty time
 """
 
 import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import tensorstore as ts
-import zarr
 from numpy.typing import NDArray
-from zarr.codecs import ZstdCodec
-from zarr.core.buffer import Buffer
-from zarr.storage import MemoryStore
 
 from mammo_etl.files import digest_of
 from mammo_etl.places import Place, kvstore_of, name_below
 from mammo_etl.settings import StoreSettings
 from mammo_etl.workspace import write_bytes
+
+# zarr and TensorStore are imported where they are used: that takes a second, which a build that finds nothing to do need not spend.
 
 
 def shard_ranges(rows: int, shard_rows: int) -> list[range]:
@@ -33,6 +33,11 @@ def shard_path(array: Place, shard: int) -> Place:
 
 def create_patches(path: Place, rows: int, size: int, settings: StoreSettings, bits: int = 8) -> None:
     """Makes the empty array of `rows` patches of 8 or 16 `bits` a pixel; shards that are there already are kept, and damaged metadata mended."""
+    import zarr
+    from zarr.codecs import ZstdCodec
+    from zarr.core.buffer import Buffer
+    from zarr.storage import MemoryStore
+
     files: dict[str, Buffer] = {}
     zarr.create_array(
         MemoryStore(files),
@@ -51,14 +56,63 @@ def create_patches(path: Place, rows: int, size: int, settings: StoreSettings, b
 
 
 def open_patches(path: Place) -> Any:
-    """The array as a read-only TensorStore.
+    """The array as a read-only TensorStore; see `read_rows` for what it raises.
 
     Raises FileNotFoundError if there is none.
     """
     if not (path / "zarr.json").exists():
         raise FileNotFoundError(f"{path}: no patch store here")
+    import tensorstore as ts
+
     spec = {"driver": "zarr3", "kvstore": kvstore_of(path), "recheck_cached_data": "open"}
-    return ts.open(spec, open=True, read=True, write=False).result()
+    with _telling():
+        return ts.open(spec, open=True, read=True, write=False).result()
+
+
+def layout_of(path: Place) -> tuple[np.dtype[Any], int]:
+    """Type of a pixel, and rows of a shard, of the array at `path`."""
+    metadata = json.loads((path / "zarr.json").read_bytes())
+    return np.dtype(metadata["data_type"]), int(metadata["chunk_grid"]["configuration"]["chunk_shape"][0])
+
+
+def read_rows(array: Any, rows: NDArray[np.int64]) -> Any:
+    """Some rows of an array of `open_patches`, (len(rows), size, size).
+
+    Raises ConnectionError where they are on an object store that fails for the moment, and ValueError where they are damaged.
+    """
+    with _telling():
+        return array[rows].read().result()
+
+
+@contextmanager
+def _telling() -> Iterator[None]:
+    """TensorStore raises ValueError for everything, with a status of its own in front (absl, "Status codes")."""
+    try:
+        yield
+    except ValueError as error:
+        if re.match(r"(ABORTED|UNAVAILABLE|DEADLINE_EXCEEDED)\b", str(error)):
+            raise ConnectionError(f"the object store failed: {error}") from error
+        raise
+
+
+def decode_rows(path: Place, shard: int, content: bytes, rows: NDArray[np.int64]) -> Any:
+    """Some rows of a shard whose file's content is at hand, (len(rows), size, size); `rows` are those of the whole array."""
+    array = _in_memory(json.loads((path / "zarr.json").read_bytes()))
+    array.kvstore[name_below(shard_path(path, shard), path)] = content
+    return array[rows].read().result()
+
+
+def _in_memory(metadata: dict[str, Any]) -> Any:
+    import tensorstore as ts
+
+    spec = {
+        "driver": "zarr3",
+        "kvstore": {"driver": "memory"},
+        "metadata": metadata,
+        # Else a shard of black patches would have no file, and look like one that was never written.
+        "store_data_equal_to_fill_value": True,
+    }
+    return ts.open(spec, create=True, context=ts.Context()).result()
 
 
 def write_shard(path: Place, rows: range, patches: NDArray[np.uint8] | NDArray[np.uint16]) -> str:
@@ -68,15 +122,7 @@ def write_shard(path: Place, rows: range, patches: NDArray[np.uint8] | NDArray[n
     unless the rows are exactly one shard: two writers of one shard would lose each other's rows. Raises OSError naming the shard if it cannot
     be written, as on a full disk.
     """
-    metadata = json.loads((path / "zarr.json").read_bytes())
-    spec = {
-        "driver": "zarr3",
-        "kvstore": {"driver": "memory"},
-        "metadata": metadata,
-        # Else a shard of black patches would have no file, and look like one that was never written.
-        "store_data_equal_to_fill_value": True,
-    }
-    array: Any = ts.open(spec, create=True, context=ts.Context()).result()
+    array = _in_memory(json.loads((path / "zarr.json").read_bytes()))
     shard_rows = array.chunk_layout.write_chunk.shape[0]
     if rows.start % shard_rows or rows.stop != min(rows.start + shard_rows, array.shape[0]):
         raise ValueError(f"rows {rows.start} to {rows.stop} are not one whole shard of {shard_rows}")

@@ -1,14 +1,14 @@
 """What a run came to, in numbers and in warnings."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
 from mammo_etl.density import has_curve
 from mammo_etl.plan import scanner_group
-from mammo_etl.records import Label
-from mammo_etl.settings import BuildSettings, PlanSettings
+from mammo_etl.records import Label, Reason
+from mammo_etl.settings import BuildSettings, PlanSettings, SourceSettings
 from mammo_etl.sources import Inventory
 
 TOLERANCE = 0.02
@@ -25,6 +25,15 @@ def counts_of(inventory: Inventory, patches: pd.DataFrame) -> dict[str, int]:
         "abnormal_patches": int((patches["label"] != Label.NORMAL).sum()),
         "rejects": len(inventory.rejects),
     }
+
+
+def empty_sources(inventory: Inventory, sources: Sequence[SourceSettings]) -> list[str]:
+    """A warning for each kind of source that holds none of its files, with where they were looked for."""
+    return [
+        f"source {row.source}={' and '.join(source.path for source in sources if source.kind == row.source)}: {row.message}"
+        for row in inventory.rejects
+        if row.code is Reason.EMPTY_SOURCE
+    ]
 
 
 def warnings_of(inventory: Inventory, patches: pd.DataFrame, settings: BuildSettings) -> list[str]:

@@ -1,6 +1,7 @@
 """A published run against what it was made from: its source films, and the cleaned films that its patches were cut from."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from mammo_etl.reader import PublishedRun, read_table
 from mammo_etl.records import Finding, Scan
 from mammo_etl.schema import from_rows
 from mammo_etl.settings import digest
+from mammo_etl.store import read_rows
 from mammo_etl.workspace import DamagedFileError, Workspace, read_sealed
 
 
@@ -55,7 +57,12 @@ def verify_films(workspace: Place, run: PublishedRun) -> Iterator[list[str]]:
             continue
         own = sorted(findings.get(scan.image_id, []), key=lambda finding: finding.finding_id)
         rows = patches.iloc[rows_of.get(scan.image_id, [])]
-        yield [*_source_faults(input_files(scan, own), receipt), *_patch_faults(path, receipt, rows, array, run)]
+        changed = list(_source_faults(input_files(scan, own), receipt))
+        if changed:
+            # A stamp may be the same all the same: without its receipt the film is cleaned anew.
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+        yield [*changed, *_patch_faults(path, receipt, rows, array, run)]
 
 
 def _source_faults(files: Sequence[str], receipt: dict[str, Any]) -> Iterator[str]:
@@ -84,7 +91,7 @@ def _patch_faults(
     if patches.empty:
         return
     try:
-        stored = array[patches["row"].to_numpy(np.int64)].read().result()
+        stored = read_rows(array, patches["row"].to_numpy(np.int64))
     except ValueError as error:
         # TensorStore's, for a shard that cannot be decoded.
         yield f"{run.folder / 'patches.zarr'}: patches of {receipt['image_id']} cannot be read: {error}"

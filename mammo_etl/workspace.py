@@ -8,6 +8,7 @@ WORKSPACE/
   catalog.parquet                                one row per run and per model
   rejects.parquet                                what the latest build left out, also where it failed for it
   current.json                                   the published run
+  latest.json                                    what the latest build was made from and consists of, by stamps; may be deleted
   lock                                           who builds or clears up here at the moment
 """
 
@@ -44,6 +45,11 @@ class Workspace:
     def current(self) -> Place:
         """Pointer to the published run."""
         return self.root / "current.json"
+
+    @property
+    def latest(self) -> Place:
+        """What tells whether the latest build is still up to date; see `mammo_etl.latest`."""
+        return self.root / "latest.json"
 
     @property
     def lock(self) -> Place:

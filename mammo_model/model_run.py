@@ -59,6 +59,8 @@ def train_and_evaluate(
     manifest, metrics = read_json(folder / "manifest.json"), read_json(folder / "metrics.json")
     if manifest is not None and metrics is not None:
         return ModelRun(model_id, folder, manifest, metrics, True)
+    # Before the first epoch, which may take hours: what has a model is not cleared up.
+    write_json(folder / "training.json", {"run_id": run.run_id, "settings": settings.model_dump(mode="json")})
     timings: dict[str, float] = {}
     progress.on_stage("training")
     trained = train(run, settings, models_folder, progress)

@@ -126,8 +126,9 @@ def test_a_cleaned_film_in_full_frame_and_its_mask(
 ) -> None:
     film = realdata / "cbis_png" / "P_00060_RIGHT_CC.png"
     clean, mask = tmp_path / "clean.png", tmp_path / "mask.png"
-    code, _ = run(monkeypatch, capsys, "image", film, clean, "--clean", "--mask", mask)
+    code, said = run(monkeypatch, capsys, "image", film, clean, "--clean", "--mask", mask)
     assert code == 0
+    assert "of 8 bits" in said
     source = cv2.imread(str(film), cv2.IMREAD_UNCHANGED)
     cleaned, found = (cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in (clean, mask))
     assert cleaned.shape == found.shape == source.shape
@@ -135,6 +136,43 @@ def test_a_cleaned_film_in_full_frame_and_its_mask(
     assert np.array_equal(cleaned > 0, found > 0)
     assert np.array_equal(cleaned[found > 0], np.maximum(source[found > 0], 1))
     assert 0.1 < (found > 0).mean() < 0.6
+
+
+def test_the_bits_of_an_image_are_those_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    film = np.zeros((960, 600), np.uint8)
+    cv2.ellipse(film, (0, 480), (400, 400), 0, 0, 360, 120, -1)
+    cv2.imwrite(str(tmp_path / "film.png"), film)
+    for bits in (8, 16):
+        code, said = run(
+            monkeypatch,
+            capsys,
+            *("image", tmp_path / "film.png", tmp_path / "out.png", "--clean", "--set", f"cleaning.bits={bits}"),
+        )
+        assert code == 0
+        assert f"960 x 600 pixels of {bits} bits" in said
+        assert cv2.imread(str(tmp_path / "out.png"), cv2.IMREAD_UNCHANGED).itemsize == bits // 8
+
+
+def test_a_folder_expected_where_there_is_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("x")
+    for place, reason in ((tmp_path / "file", "File exists"), (tmp_path / "file" / "x", "Not a directory")):
+        code, said = run(monkeypatch, capsys, "phantom", place)
+        assert code == 2
+        assert said == f"mammo: {place}: expected a folder, or a place where one can be made: {reason}\n"
+
+
+@pytest.mark.parametrize("command", ["train", "verify", "gc"])
+def test_help_tells_a_workspace_that_has_to_be_there(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    code, said = run(monkeypatch, capsys, command, "--help")
+    assert code == 0
+    assert "Folder that `mammo build` has worked in." in said
 
 
 def test_a_broken_film_is_named(

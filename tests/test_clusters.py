@@ -1,6 +1,8 @@
 """Which cluster the settings give, and what is told where there is none."""
 
 import sys
+from importlib.metadata import version
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -10,6 +12,7 @@ from distributed import Client, LocalCluster, Scheduler
 
 from flows.clusters import ClusterSettings, open_client, worker_limits
 from flows.fan_out import fan_out
+from mammo_etl import schema
 from mammo_etl.settings import SettingsError, validated
 
 
@@ -124,3 +127,41 @@ def test_what_workers_may_take() -> None:
         assert worker_limits(client) == [(1_500_000_000, 1)] * 2
         client.run_on_scheduler(unlimited)
         assert sorted(worker_limits(client)) == [(0, 1), (1_500_000_000, 1)]
+
+
+def look_first_in(folder: str) -> None:
+    """Has a worker find packages there before all others."""
+    sys.path.insert(0, folder)
+    distributed.versions._version_cached.cache_clear()
+
+
+def look_no_more_in(folder: str) -> None:
+    sys.path.remove(folder)
+    distributed.versions._version_cached.cache_clear()
+
+
+def test_a_worker_with_an_older_mammo_is_refused(cluster: ClusterSettings, tmp_path: Path) -> None:
+    metadata = tmp_path / "mammo-0.0.9.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.4\nName: mammo\nVersion: 0.0.9\n")
+    with open_client(cluster) as client:
+        worker = sorted(client.nthreads())[1]
+        client.run(look_first_in, str(tmp_path), workers=[worker])
+        sentence = (
+            rf"^cluster: worker {worker} has mammo 0\.0\.9, and this process {version('mammo')}: install the same"
+        )
+        with pytest.raises(SettingsError, match=sentence), open_client(cluster):
+            pass
+        client.run(look_no_more_in, str(tmp_path), workers=[worker])
+
+
+def test_a_worker_of_another_format_is_refused(cluster: ClusterSettings) -> None:
+    with open_client(cluster) as client:
+        worker = sorted(client.nthreads())[1]
+        client.run(setattr, schema, "FORMAT_VERSION", 1, workers=[worker])
+        with (
+            pytest.raises(SettingsError, match=rf"^cluster: worker {worker} has mammo's format version 1, and"),
+            open_client(cluster),
+        ):
+            pass
+        client.run(setattr, schema, "FORMAT_VERSION", schema.FORMAT_VERSION, workers=[worker])

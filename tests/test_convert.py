@@ -1,5 +1,6 @@
 """One film, end to end, and what its receipts hold on to."""
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mammo_etl.convert import convert_film, read_candidates, read_receipt
+from mammo_etl.convert import convert_film, input_files, read_candidates, read_receipt
 from mammo_etl.files import SourceFileError, read_bytes
 from mammo_etl.film_work import FilmWork, film_work
 from mammo_etl.inventory import assemble, list_sources, read_headers
@@ -156,6 +157,42 @@ def test_a_changed_source_is_seen_by_its_content(cbis: list[FilmWork], tmp_path:
     changed = convert_film(work, tmp_path, CLEANING, PATCHES)
     assert not changed.image_skipped
     assert changed.png != first.png
+
+
+def test_a_change_is_seen_where_size_and_time_are_as_before(cbis: list[FilmWork], tmp_path: Path) -> None:
+    """As after copying with times, or a clock that was set back."""
+    work = copied(cbis[0], tmp_path / "source")
+    first = convert_film(work, tmp_path, CLEANING, PATCHES)
+    film = Path(work.scan.path)
+    before = film.stat()
+    content = bytearray(film.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 2000] = bytes(2000)
+    film.write_bytes(content)
+    os.utime(film, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (film.stat().st_size, film.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    changed = convert_film(work, tmp_path, CLEANING, PATCHES)
+    assert not changed.image_skipped
+    assert changed.png != first.png
+
+
+def test_a_file_that_was_touched_is_read_once_more_and_not_again(
+    cbis: list[FilmWork], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = copied(cbis[0], tmp_path / "source")
+    convert_film(work, tmp_path, CLEANING, PATCHES)
+    receipt = read_receipt(tmp_path, CLEANING, work.scan.image_id)
+    read: list[str] = []
+    monkeypatch.setattr("mammo_etl.convert.read_bytes", lambda url: read.append(url) or read_bytes(url))
+    touched = [path for path in input_files(work.scan, work.findings) if Path(path).parent == tmp_path / "source"]
+    for path in touched:
+        Path(path).touch()
+    for expected in (touched, []):
+        assert convert_film(work, tmp_path, CLEANING, PATCHES).image_skipped
+        assert read == expected
+        read.clear()
+    again = read_receipt(tmp_path, CLEANING, work.scan.image_id)
+    assert again["files"] != receipt["files"]
+    assert {**again, "files": None} == {**receipt, "files": None}
 
 
 def test_a_film_that_is_cut_short_is_rejected_by_name_and_leaves_nothing(cbis: list[FilmWork], tmp_path: Path) -> None:

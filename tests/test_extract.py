@@ -1,5 +1,6 @@
 """One shard: its patches are what the cleaned films hold, in their depth."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -8,9 +9,10 @@ import pandas as pd
 import pytest
 
 from mammo_etl import store
-from mammo_etl.extract import ShardWork, extract_shard, valid_receipt
+from mammo_etl.extract import ShardWork, extract_shard, receipt_path, valid_receipt
 from mammo_etl.files import digest_of
 from mammo_etl.png import decode_png
+from mammo_etl.reuse import Parent
 from mammo_etl.settings import StoreSettings
 from mammo_etl.workspace import DamagedFileError
 
@@ -71,6 +73,56 @@ def test_a_film_that_is_gone_or_changed_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b.png").unlink()
     with pytest.raises(DamagedFileError, match=r"b.png: the cleaned film is gone"):
         extract_shard(work, tmp_path / "run", tmp_path)
+
+
+def shared_with(run: Path, work: ShardWork, rows: list[int]) -> ShardWork:
+    """The same work, of whose patches `run`, of shards of 5, has those with a row of at least 0."""
+    array = run / "patches.zarr"
+    digests = {row // 5: digest_of(store.shard_path(array, row // 5).read_bytes()) for row in rows if row >= 0}
+    return replace(work, parent=Parent(array, digests, 5, np.array(rows)))
+
+
+@pytest.fixture
+def parent(tmp_path: Path) -> Path:
+    """A run of the same patches in shards of 5, and of other order than theirs."""
+    work, _ = shard_of(tmp_path, 8)
+    run = tmp_path / "parent"
+    store.create_patches(run / "patches.zarr", 12, SIZE, StoreSettings(shard_rows=5))
+    for shard, start in enumerate((0, 5, 10)):
+        part = work.patches[::-1].iloc[start : start + 5].reset_index(drop=True)
+        extract_shard(ShardWork(shard, start, part, work.images), run, tmp_path)
+    return run
+
+
+def test_patches_that_the_parent_has_are_copied(tmp_path: Path, parent: Path) -> None:
+    """Those of films b and c, whose PNGs are gone; the bytes are the same as of patches that were cut."""
+    work, _ = shard_of(tmp_path, 8)
+    for run in ("cut", "copied"):
+        store.create_patches(tmp_path / run / "patches.zarr", 12, SIZE, StoreSettings())
+    extract_shard(work, tmp_path / "cut", tmp_path)
+    for name in ("b", "c"):
+        (tmp_path / f"{name}.png").unlink()
+    extract_shard(shared_with(parent, work, [-1] * 4 + list(range(7, -1, -1))), tmp_path / "copied", tmp_path)
+    cut, copied = (store.shard_path(tmp_path / run / "patches.zarr", 0).read_bytes() for run in ("cut", "copied"))
+    assert cut == copied
+    assert receipt_path(tmp_path / "cut", 0).read_bytes() == receipt_path(tmp_path / "copied", 0).read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["other", "gone"])
+def test_a_damaged_shard_of_the_parent_is_not_copied(tmp_path: Path, parent: Path, damage: str) -> None:
+    """Of the other, whole ones patches are taken all the same."""
+    work, films = shard_of(tmp_path, 8)
+    store.create_patches(tmp_path / "run" / "patches.zarr", 12, SIZE, StoreSettings())
+    work = shared_with(parent, work, list(range(11, -1, -1)))
+    if damage == "other":
+        store.write_shard(parent / "patches.zarr", range(5), np.ones((5, SIZE, SIZE), np.uint8))
+    else:
+        store.shard_path(parent / "patches.zarr", 0).unlink()
+    (tmp_path / "a.png").unlink()
+    extract_shard(work, tmp_path / "run", tmp_path)
+    stored = store.open_patches(tmp_path / "run" / "patches.zarr").read().result()
+    for row in work.patches.itertuples():
+        assert np.array_equal(stored[row.Index], films[row.image_id][row.y : row.y + SIZE, row.x : row.x + SIZE])
 
 
 @pytest.mark.parametrize("bits", [8, 16])

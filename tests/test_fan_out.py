@@ -7,9 +7,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import dask
 import pytest
-from distributed import Client, Scheduler, SchedulerPlugin
+from distributed import Client, Future, Scheduler, SchedulerPlugin
+from distributed.comm import CommClosedError
 
 from flows.clusters import ClusterSettings, open_client
 from flows.fan_out import GivenUp, fan_out
@@ -154,6 +157,19 @@ def test_an_item_that_kills_its_worker_is_given_up_and_the_rest_goes_on(tmp_path
     assert log.read_text().split().count("3") >= 3
 
 
+def test_a_worker_that_comes_back_late_is_waited_for(tmp_path: Path) -> None:
+    # As on a machine so busy that a worker takes longer to start than the cluster's own patience.
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "10 ms"}),
+        open_client(ClusterSettings(workers=1, wait_seconds=60)) as client,
+    ):
+        results = dict(
+            fan_out(client, die_at_three, [(str(number), (number, str(tmp_path / "log"))) for number in range(4)])
+        )
+    assert isinstance(results["3"], GivenUp)
+    assert set(results) == set("0123")
+
+
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flows.fan_out._PAUSES", (0.05, 0.1, 0.2))
@@ -240,6 +256,39 @@ def test_a_lost_scheduler_ends_the_step() -> None:
                     other.kill()
         finally:
             scheduler.kill()
+
+
+def test_a_scheduler_that_is_lost_while_results_are_fetched(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lose(*_: object, **__: object) -> None:
+        raise CommClosedError("Connection reset by peer")
+
+    monkeypatch.setattr(client, "gather", lose)
+    with pytest.raises(ConnectionError, match=r"^the cluster's scheduler was lost"):
+        list(fan_out(client, double, items(3)))
+
+
+def test_work_that_is_dropped_while_results_are_fetched(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    gather = client.gather
+
+    def drop_and_gather(futures: dict[int, Future], **options: Any) -> Any:
+        client.cancel(list(futures.values()), force=True)
+        return gather(futures, **options)
+
+    monkeypatch.setattr(client, "gather", drop_and_gather)
+    with pytest.raises(ConnectionError, match=r"or dropped the work$"):
+        list(fan_out(client, double, items(3)))
+
+
+@pytest.mark.parametrize("call", ["gather", "run_on_scheduler"])
+def test_a_scheduler_lost_in_the_middle_of_a_call_ends_the_step(
+    call: str, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(*_: object, **__: object) -> None:
+        raise CommClosedError("in <TCP (closed)>")
+
+    monkeypatch.setattr(client, call, lose)
+    with pytest.raises(ConnectionError, match="scheduler was lost"):
+        list(fan_out(client, slow_double, items(200), seconds=0.4))
 
 
 def test_a_local_cluster_listens_on_loopback_alone() -> None:

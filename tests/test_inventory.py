@@ -12,10 +12,19 @@ import fsspec
 import pytest
 
 from mammo_etl.files import SourceFileError, list_files, name_of, read_bytes, size_of, stamp_of
-from mammo_etl.inventory import InventoryError, assemble, check_rejects, list_sources, read_headers
+from mammo_etl.inventory import (
+    InventoryError,
+    assemble,
+    check_films,
+    check_rejects,
+    combine,
+    list_sources,
+    read_headers,
+)
 from mammo_etl.records import Reason, Rejection
 from mammo_etl.settings import InventorySettings, SourceSettings
 from mammo_etl.sources import Inventory, kinds, source_of
+from mammo_etl.summary import empty_sources
 
 
 def inventory_of(kind: str, *paths: Path | str) -> Inventory:
@@ -111,6 +120,43 @@ def test_files_that_are_gone() -> None:
         list_files("memory://nowhere", "ddsm")
 
 
+def test_a_stamp_tells_that_a_file_is_the_same(tmp_path: Path) -> None:
+    film = tmp_path / "a.dcm"
+    film.write_bytes(b"film")
+    first = stamp_of(str(film))
+    film.read_bytes()
+    assert stamp_of(str(film)) == first is not None
+    times = film.stat()
+    film.write_bytes(b"FILM")
+    os.utime(film, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert stamp_of(str(film)) != first
+    assert stamp_of(str(shutil.copy2(film, tmp_path / "b.dcm"))) != stamp_of(str(film))
+
+
+def test_an_archive_s_members_have_its_stamp(tmp_path: Path) -> None:
+    archive = tmp_path / "films.zip"
+    for content in ("a", "b"):
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr("mdb001.pgm", content)
+        listing = list_files(str(archive), "mini-mias")
+        assert listing.stamps == (stamp_of(str(archive)),)
+        assert stamp_of(listing.files[0]) == stamp_of(str(archive)) is not None
+
+
+def test_a_source_has_a_stamp_if_all_its_files_have(tmp_path: Path, memory: Any) -> None:
+    (tmp_path / "a.dcm").write_bytes(b"film")
+    local = SourceSettings(kind="ddsm", path=str(tmp_path))
+    (first,) = list_sources([local])
+    assert list_sources([local]) == [first]
+    assert first.stamp
+    (tmp_path / "a.dcm").rename(tmp_path / "b.dcm")
+    assert list_sources([local])[0].stamp not in ("", first.stamp)
+    memory.pipe("/films/a.dcm", b"film")
+    (both,) = list_sources([local, SourceSettings(kind="ddsm", path="memory://films")])
+    assert len(both.files) == 2
+    assert both.stamp == ""
+
+
 def test_names_without_folders_and_archives() -> None:
     assert name_of("zip://a/mdb001.pgm::/data/all.zip") == "mdb001.pgm"
     assert name_of("/data/x/1-1.dcm") == "1-1.dcm"
@@ -124,6 +170,18 @@ def test_only_faults_of_the_data_present_count_against_the_share() -> None:
     check_rejects(80, rows(Reason.UNREADABLE_FILE, 20) + rows(Reason.MISSING_FILES, 500), settings)
     with pytest.raises(InventoryError, match=r"21 of 101 films and findings were rejected \(21%\)"):
         check_rejects(80, rows(Reason.UNREADABLE_FILE, 21), settings)
+
+
+def test_a_source_without_its_files_is_told_with_its_place(tmp_path: Path) -> None:
+    sources = [SourceSettings(kind=kind, path=str(tmp_path)) for kind in ("ddsm", "mini-mias")]
+    inventory = combine({kind: inventory_of(kind, tmp_path) for kind in ("ddsm", "mini-mias")}, InventorySettings())
+    first, second = empty_sources(inventory, sources)
+    assert first == (
+        f"source ddsm={tmp_path}: No file of a DDSM case is here: expected names as C-0029-1.ics and C_0029_1.LEFT_CC.LJPEG."
+    )
+    assert second.startswith(f"source mini-mias={tmp_path}: There is no .pgm file here")
+    with pytest.raises(InventoryError, match=r"ddsm: No file of a DDSM case is here.*mini-mias: There is no .pgm file"):
+        check_films(inventory)
 
 
 def test_the_kinds_of_source_are_the_modules() -> None:

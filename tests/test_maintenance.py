@@ -315,6 +315,15 @@ def test_a_second_build_and_a_gc_are_told_who_is_at_work(
     assert (workspace / "lock").read_bytes() == b""
 
 
+def test_a_folder_that_is_no_workspace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, said = mammo(monkeypatch, capsys, "gc", "--workspace", tmp_path)
+    assert code == 2
+    assert said == f"mammo: {tmp_path}: no workspace: expected a folder that `mammo build` has worked in\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_lock_is_one_for_threads_too(tmp_path: Path) -> None:
     with locked(tmp_path, "a build"), pytest.raises(WorkspaceInUseError), locked(tmp_path, "mammo gc"):
         pass

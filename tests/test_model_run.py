@@ -113,6 +113,7 @@ def test_a_finished_run_is_whole(finished: Any) -> None:
         "predictions.parquet",
         "metrics.json",
         "manifest.json",
+        "training.json",
         "report.html",
         "figures/confusion_test.png",
         "figures/confusion_validation.png",
@@ -147,6 +148,21 @@ def test_the_report_is_one_page_that_warns(finished: Any) -> None:
     assert "not the same data" in page
     assert "http" not in page
     assert page.count("data:image/png;base64,") == 4
+
+
+def test_classes_that_the_test_split_lacks_are_named(finished: Any, workspace: Path) -> None:
+    from mammo_model import report
+
+    patches = open_run(workspace).patches()
+    test = finished.metrics["splits"]["test"]
+    lacking = [{**entry, "support": 0} if entry["name"] == "Benign Mass" else entry for entry in test["per_class"]]
+    splits = {**finished.metrics["splits"], "test": {**test, "per_class": lacking}}
+    pages = [
+        report.render(finished.manifest, SETTINGS, {**finished.metrics, "splits": splits}, patches, {})
+        for splits in (finished.metrics["splits"], splits)
+    ]
+    sentence = "The test split has no patch of Benign Mass: balanced accuracy and the means over classes are those of the other classes"
+    assert [sentence in page for page in pages] == [False, True]
 
 
 def test_figures_by_source_and_scanner(finished: Any) -> None:

@@ -12,11 +12,14 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from store_server import environment_of, failing, s3_server
+from test_maintenance import REPOSITORY, mammo, wait
 
 from flows.build_dataset import build_dataset
 from flows.clusters import ClusterSettings
 from mammo_etl import catalog
 from mammo_etl.convert import convert_film
+from mammo_etl.files import list_files, stamp_of
 from mammo_etl.film_work import film_work
 from mammo_etl.garbage import Kind, find_garbage, remove
 from mammo_etl.inventory import InventoryError, assemble, list_sources, read_headers
@@ -26,8 +29,6 @@ from mammo_etl.reader import open_run, read_table
 from mammo_etl.settings import BuildSettings, CleaningSettings, PatchSettings, SourceSettings, validated
 from mammo_etl.sources import Inventory
 from mammo_etl.store import shard_path
-from tests.store_server import environment_of, failing, s3_server
-from tests.test_maintenance import REPOSITORY, mammo, wait
 
 PATCHES = PatchSettings(size=64, stride=32, normals_per_film=8, min_distance=16)
 
@@ -78,6 +79,26 @@ def test_films_on_the_store_become_what_films_on_disk_become(
     ]
     assert results[0].png == results[1].png != ""
     assert results[0].candidates == results[1].candidates > 0
+
+
+def test_an_object_s_stamp_follows_its_content(store: fsspec.AbstractFileSystem) -> None:
+    """Told by the listing and without it, and never by an earlier listing."""
+    stamps = []
+    for content in (b"film", b"FILM", b"film"):
+        store.pipe("films/stamps/a.dcm", content)
+        type(store).clear_instance_cache()
+        (source,) = list_sources([SourceSettings(kind="cbis-ddsm", path="s3://films/stamps")])
+        (stamp,) = list_files("s3://films/stamps", "cbis-ddsm").stamps
+        assert stamp == stamp_of("s3://films/stamps/a.dcm") is not None
+        stamps.append((stamp, source.stamp))
+    assert stamps[0] == stamps[2] != stamps[1]
+    assert stamps[0][1] != stamps[1][1]
+    # By another client, so that what this one was told before is out of date.
+    (before,) = list_files("s3://films/stamps", "cbis-ddsm").stamps
+    fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False).pipe("films/stamps/a.dcm", b"Film")
+    assert stamp_of("s3://films/stamps/a.dcm") != before
+    assert list_files("s3://films/stamps", "cbis-ddsm").stamps == (stamp_of("s3://films/stamps/a.dcm"),)
+    assert stamp_of("s3://films/stamps/b.dcm") is None
 
 
 def test_a_prefix_or_bucket_that_is_not_there(store: fsspec.AbstractFileSystem) -> None:
@@ -132,7 +153,7 @@ def on_disk(phantoms: Path, cluster: ClusterSettings, tmp_path_factory: pytest.T
 def content_of(workspace: Place) -> dict[str, bytes]:
     """Of the files of a workspace that its input and settings decide."""
     files = {name_below(entry.place, workspace): entry.place for entry in files_below(workspace)}
-    timed = ("manifest.json", "report.html", "catalog.parquet", "lock")
+    timed = ("manifest.json", "report.html", "catalog.parquet", "lock", "latest.json")
     stamped = {name for name in files if name.startswith("images/") and name.endswith(".json")}
     return {name: file.read_bytes() for name, file in files.items() if not name.endswith(timed) and name not in stamped}
 
@@ -160,7 +181,10 @@ def test_a_build_on_the_store_is_the_one_on_disk(
     assert (run.open_patches().read().result() == other.open_patches().read().result()).all()
     code, said = mammo(monkeypatch, capsys, "verify", "--workspace", place, "--deep", "--json")
     assert (code, json.loads(said)["faults"], json.loads(said)["films"]) == (0, [], run.manifest["counts"]["scans"])
-    assert not build_dataset.fn(sources, str(place), SETTINGS, ONE).new
+    # Nothing has changed: told by stamps alone.
+    with monkeypatch.context() as patched:
+        patched.delattr("flows.build_dataset.open_client")
+        assert not build_dataset.fn(sources, str(place), SETTINGS, ONE).new
     # Damaged afterwards: found, and mended by the next build.
     shard = shard_path(run.folder / "patches.zarr", 0)
     content = shard.read_bytes()

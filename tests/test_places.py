@@ -3,12 +3,14 @@
 import os
 import pickle
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import fsspec
 import pytest
+from store_server import environment_of, failing, s3_server
 
 from mammo_etl import lock, places
 from mammo_etl.lock import WorkspaceInUseError, locked
@@ -25,7 +27,6 @@ from mammo_etl.places import (
 )
 from mammo_etl.transient import is_transient
 from mammo_etl.workspace import entries, read_json, replacing, write_bytes, write_json
-from tests.store_server import environment_of, failing, s3_server
 
 
 @pytest.fixture(scope="module")
@@ -184,13 +185,13 @@ def test_a_lock_that_is_renewed_is_held(workspace: ObjectPath) -> None:
 def test_the_lock_of_a_process_that_has_died_is_taken_over(workspace: ObjectPath, host: str) -> None:
     # No process has the largest number that Linux could give.
     holder = {**lock._holder("a build"), "pid": 4194304}
-    write_json(workspace / "lock", holder if host == "here" else {**holder, "host": "elsewhere"})
+    write_json(workspace / "lock", holder if host == "here" else {**holder, "processes": "elsewhere"})
     with locked(workspace, "mammo gc"):
         assert read_json(workspace / "lock")["work"] == "mammo gc"
 
 
 def test_of_two_who_take_a_lock_over_one_gets_it(workspace: ObjectPath) -> None:
-    write_json(workspace / "lock", {**lock._holder("a build"), "host": "elsewhere"})
+    write_json(workspace / "lock", {**lock._holder("a build"), "processes": "elsewhere"})
     entered, refused = [], []
     out = threading.Event()
 
@@ -211,6 +212,59 @@ def test_of_two_who_take_a_lock_over_one_gets_it(workspace: ObjectPath) -> None:
     assert (len(entered), len(refused)) == (1, 1)
 
 
-def test_who_has_lost_the_lock_is_told_at_the_end(workspace: ObjectPath) -> None:
-    with pytest.raises(WorkspaceInUseError, match="mammo gc is at work here"), locked(workspace, "a build"):
+def test_who_has_lost_the_lock_is_told_before_it_does_more(workspace: ObjectPath) -> None:
+    with locked(workspace, "a build") as check:
+        check()
         write_json(workspace / "lock", lock._holder("mammo gc"))
+        time.sleep(lock.LEASE_SECONDS)
+        with pytest.raises(WorkspaceInUseError, match="mammo gc is at work here"):
+            check()
+    assert read_json(workspace / "lock")["work"] == "mammo gc"
+
+
+@pytest.mark.parametrize("fault", [ConnectionError("lost"), PermissionError("the key has expired")])
+def test_a_lock_outlives_faults_that_pass(
+    workspace: ObjectPath, fault: OSError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests that came through too, whose answers were lost."""
+    write_if = ObjectPath.write_if
+    requests = []
+
+    def faulty(self: ObjectPath, content: bytes, tag: str | None) -> str | None:
+        requests.append(tag)
+        written = write_if(self, content, tag)
+        if len(requests) in (2, 4, 6):
+            raise fault
+        return written
+
+    monkeypatch.setattr(ObjectPath, "write_if", faulty)
+    with locked(workspace, "a build") as check:
+        time.sleep(2 * lock.LEASE_SECONDS)
+        check()
+    assert len(requests) > 8
+    assert (workspace / "lock").read_bytes() == b""
+
+
+def test_who_cannot_reach_the_store_for_long_is_told(workspace: ObjectPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> str | None:
+        raise ConnectionError("lost")
+
+    with locked(workspace, "a build") as check:
+        monkeypatch.setattr(ObjectPath, "write_if", fail)
+        time.sleep(lock.LEASE_SECONDS)
+        with pytest.raises(ConnectionError, match="lost"):
+            check()
+        monkeypatch.undo()
+
+
+def test_a_process_of_another_container_is_not_taken_for_dead(workspace: ObjectPath) -> None:
+    holder = {**lock._holder("a build"), "pid": 4194304}
+    assert lock._has_died(holder)
+    assert not lock._has_died({**holder, "processes": f"{holder['processes']}1"})
+    assert not lock._has_died({**holder, "pid": os.getpid()})
+
+
+@pytest.mark.parametrize("text", ["s3://bucket/../x", "s3://bucket/."])
+def test_a_place_has_names_only(text: str) -> None:
+    with pytest.raises(PlaceError, match=r"without \. and \.\."):
+        place_of(text)

@@ -294,7 +294,22 @@ def test_a_total_too_small_for_all_findings_takes_the_best_patch_of_some() -> No
     assert len(abnormal) == abnormal["finding_id"].nunique() == 30
     assert (abnormal["roi_fraction"] == 1).all()
     [warning] = total_warnings(candidates, plan, settings)
-    assert warning == "20 of 50 findings have no patch of their own: plan.patches has no room for them"
+    assert (
+        warning
+        == "20 of 50 findings have no patch of their own: plan.patches = 200 at plan.normal_share = 0.85 has room for 30 abnormal patches"
+    )
+
+
+def test_findings_dropped_for_want_of_normal_places_are_not_blamed_on_the_total() -> None:
+    scans, candidates = world_of_findings(50, 9, 10, 17)
+    settings = PlanSettings(patches=5000, split="patch")
+    plan = plan_patches(scans, candidates, settings)
+    assert (plan["label"] > 0).sum() == 30
+    warnings = total_warnings(candidates, plan, settings)
+    assert warnings[-1] == (
+        "20 of 50 findings have no patch of their own: only 30 abnormal patches go with 170 normal ones at plan.normal_share = 0.85; "
+        "a smaller share, or more places for normal patches, leaves room for them"
+    )
 
 
 @pytest.mark.parametrize(("places", "normals"), [(1, 40), (9, 4)])

@@ -4,6 +4,7 @@ Same seed and size give the same bytes, whatever the number of workers; more pat
 """
 
 import json
+import signal
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -148,10 +149,20 @@ def _run(out: Path, settings: _Settings, patients: int, workers: int) -> Iterato
             yield index, _write_patient(out, settings, index)
         return
     # Forked children would inherit locks of OpenCV's threads.
-    with ProcessPoolExecutor(workers, get_context("spawn"), cv2.setNumThreads, (1,)) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), _settle) as pool:
         futures = {pool.submit(_write_patient, out, settings, index): index for index in range(patients)}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            # Else an interrupted command would go on to the last patient.
+            pool.shutdown(cancel_futures=True)
+
+
+def _settle() -> None:
+    """What a worker process does first: one thread is its share, and Ctrl-C is for the command, which stops its workers in order."""
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _write_patient(out: Path, settings: _Settings, index: int) -> _Written:

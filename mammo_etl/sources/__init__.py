@@ -50,11 +50,13 @@ def kinds() -> list[str]:
     return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
 
 
-def source_of(kind: str) -> Source:
-    """The source of a kind.
-
-    Raises ValueError, naming the kinds there are, for any other.
-    """
+def check_kind(kind: str) -> None:
+    """Raises ValueError, naming the kinds there are, for any other; imports none of them."""
     if kind not in kinds():
         raise ValueError(f"unknown source {kind!r}: expected one of {', '.join(kinds())}")
+
+
+def source_of(kind: str) -> Source:
+    """The source of a kind; raises ValueError as `check_kind` does."""
+    check_kind(kind)
     return cast("Source", importlib.import_module(f"mammo_etl.sources.{kind.replace('-', '_')}"))

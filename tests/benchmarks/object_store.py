@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
+TESTS = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:
@@ -26,8 +26,8 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=3000)
     arguments = parser.parse_args()
     # The server and its environment are the tests'.
-    sys.path.insert(0, str(REPOSITORY))
-    from tests.store_server import environment_of, s3_server
+    sys.path.insert(0, str(TESTS))
+    from store_server import environment_of, s3_server
 
     with tempfile.TemporaryDirectory() as folder, s3_server() as url:
         # Before Dask's workers are started, which inherit it.
