@@ -3,7 +3,6 @@
 import errno
 import logging
 import os
-import signal
 import sys
 from collections.abc import Collection, Sequence
 from importlib.metadata import version
@@ -15,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from flows.signals import TERMINATED, code_of_signal
+from flows.signals import code_of_signal, ended_by_sigterm
 from mammo_etl.files import SourceFileError
 from mammo_etl.inventory import InventoryError, list_sources
 from mammo_etl.lock import WorkspaceInUseError, locked
@@ -110,8 +109,6 @@ def main() -> None:
     """Runs the command; what a user can mend is one sentence on standard error and exit code 2, a failed run exit code 1, one
     that a signal ended that of shells."""
     _quiet()
-    # Not the system's own way, which would leave the processes that were started for the command.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
         _run()
     except (SettingsError, PlaceError, UsageError, ReaderError) as error:
@@ -129,7 +126,8 @@ def main() -> None:
 
 def _run() -> None:
     try:
-        app()
+        with ended_by_sigterm():
+            app()
     except BaseException as error:
         code = code_of_signal(error)
         if code is None:

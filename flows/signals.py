@@ -1,6 +1,7 @@
 """Signals that tell a command to end: who hears them, and what comes of them."""
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,16 @@ def code_of_signal(error: BaseException | None) -> int | None:
             return TERMINATED
         error = error.__context__
     return None
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Here SIGTERM ends the program as Ctrl-C does; the system's own way would leave the processes that were started for it."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

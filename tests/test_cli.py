@@ -1,5 +1,6 @@
 """The command: what it writes, and what it says when something is wrong."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -66,6 +67,14 @@ def test_a_wrong_argument_is_one_sentence_and_exit_code_two(
     assert sentence in said
     assert "Traceback" not in said
     assert said.count("\n") == 1
+
+
+def test_signals_are_as_they_were_after_a_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    run(monkeypatch, capsys, "--version")
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_workspace_that_is_a_file(
