@@ -1,24 +1,21 @@
 """A model run from a published dataset run to its report."""
 
-import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import tensorflow as tf
 
 from mammo_etl.files import digest_of_file
 from mammo_etl.places import Place, files_below, name_below, place_of
 from mammo_etl.reader import PublishedRun, open_run
 from mammo_etl.records import Split
 from mammo_etl.workspace import Workspace, read_json, write_bytes, write_json
-from mammo_model import figures, report
+from mammo_model import backend, figures, report
 from mammo_model.evaluation import EVALUATED, evaluate
 from mammo_model.progress import SILENT, Progress
 from mammo_model.settings import FORMAT_VERSION, TrainingSettings
@@ -47,7 +44,7 @@ def train_and_evaluate(
     """Trains on the published run (or the one named), evaluates, draws and reports, all in WORKSPACE/models/<model_id>/.
 
     `manifest.json` is written last: where it stands, the model run is whole, and is returned as it is. A run that was stopped goes on where it
-    was: training after its last whole epoch, everything after training from its start.
+    was: training where it last saved its state, everything after training from its start.
 
     Raises mammo_etl.reader.ReaderError without such a run, and mammo_model.training.TrainingError if it cannot be learned from.
     """
@@ -78,12 +75,8 @@ def train_and_evaluate(
         "epochs": len(history),
         "best_epoch": trained.best_epoch(),
         "parameters": int(trained.load().count_params()),
-        "device": "GPU" if tf.config.list_physical_devices("GPU") else "CPU",
-        "versions": {
-            "Python": platform.python_version(),
-            **{name: version(name) for name in ("keras", "numpy", "scikit-learn")},
-            "tensorflow": tf.__version__,
-        },
+        "device": "GPU" if backend.on_gpu() else "CPU",
+        "versions": backend.versions(),
         "timings": timings,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
