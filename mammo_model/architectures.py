@@ -48,9 +48,6 @@ ARCHITECTURES: dict[names.Architecture, Architecture] = {
 }
 """The seed work's seven steps (2020) in its order, and a residual network of the size of the last."""
 
-SEED_STEPS = tuple(name for name, architecture in ARCHITECTURES.items() if not architecture.residual)
-"""The seven that the seed work compares."""
-
 
 def least_size(settings: TrainingSettings) -> int:
     """Least height and width of a patch, pixels: each block halves them."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ Architecture = Literal[
     "vgg1", "vgg2", "vgg3", "vgg3-dropout", "vgg3-dropout-bn", "vgg3-dropout-bn-l2", "vgg4-dropout-bn", "resnet"
 ]
 """Names of networks; `mammo_model.architectures` says what each is."""
+
+SEED_STEPS: tuple[Architecture, ...] = get_args(Architecture)[:7]
+"""The seven that the seed work (2020) compares, in its order."""
 
 Precision = Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"]
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mammo_model.settings import Architecture, TrainingSettings
+from mammo_model.settings import SEED_STEPS, Architecture, TrainingSettings
 
 SMALL = TrainingSettings(architecture="vgg1", width=2)
 
@@ -43,7 +43,7 @@ def test_the_networks_size() -> None:
 def test_each_architecture_is_what_its_name_says(
     name: Architecture, pools: int, dropouts: int, normalised: bool, regularised: bool
 ) -> None:
-    from mammo_model.architectures import ARCHITECTURES, SEED_STEPS, build_network
+    from mammo_model.architectures import ARCHITECTURES, build_network
 
     model = build_network(32, TrainingSettings(architecture=name, width=2))
     layers = kinds(model)
