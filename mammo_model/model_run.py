@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from mammo_etl.files import digest_of_file
 from mammo_etl.places import Place, files_below, name_below, place_of
@@ -17,9 +18,13 @@ from mammo_etl.records import Split
 from mammo_etl.workspace import Workspace, read_json, write_bytes, write_json
 from mammo_model import backend, figures, report
 from mammo_model.evaluation import EVALUATED, evaluate
+from mammo_model.onnx_export import TOLERANCE, can_export, export_onnx
 from mammo_model.progress import SILENT, Progress
 from mammo_model.settings import FORMAT_VERSION, TrainingSettings
 from mammo_model.training import TrainedModel, model_id_of, train
+
+EXPORT_CHECKED = 32
+"""Patches on which an export must answer as the model does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,11 @@ def train_and_evaluate(
         predictions, metrics = evaluate(run, settings, trained, progress)
     with _stage("figures", timings, progress):
         pictures = draw(run, settings, trained, predictions, metrics)
+    onnx = None
+    if can_export():
+        with _stage("export", timings, progress):
+            difference = export_onnx(trained.load(), folder / "model.onnx", example_patches(run, predictions))
+            onnx = {"largest_difference": difference, "tolerance": TOLERANCE}
     manifest = {
         "format_version": FORMAT_VERSION,
         "model_id": model_id,
@@ -76,6 +86,8 @@ def train_and_evaluate(
         "best_epoch": trained.best_epoch(),
         "parameters": int(trained.load().count_params()),
         "device": "GPU" if backend.on_gpu() else "CPU",
+        "precision": backend.precision_of(settings),
+        "onnx": onnx,
         "versions": backend.versions(),
         "timings": timings,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -125,6 +137,13 @@ def draw(
         figures.examples_figure(patches, examples, classes, "Examples, test split"), folder / "examples.png"
     )
     return captions
+
+
+def example_patches(run: PublishedRun, predictions: pd.DataFrame) -> NDArray[Any]:
+    """The first patches of the validation and test splits, (n, size, size, 1), on which an export is checked."""
+    rows = predictions["row"].to_numpy(np.int64)[:EXPORT_CHECKED]
+    patches: NDArray[Any] = run.open_patches()[rows].read().result()[..., np.newaxis]
+    return patches
 
 
 @contextmanager

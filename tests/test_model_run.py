@@ -95,6 +95,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(workspace: Path) -> Any:
     """A model run whose training nothing interrupted; it was stopped before its figures, and then finished."""
     from mammo_model.model_run import train_and_evaluate
+    from mammo_model.onnx_export import can_export
 
     def stop(stage: str) -> None:
         if stage == "figures":
@@ -104,7 +105,7 @@ def finished(workspace: Path) -> Any:
         train_and_evaluate(workspace, SETTINGS, progress=Progress(on_stage=stop))
     stages: list[str] = []
     run = train_and_evaluate(workspace, SETTINGS, progress=Progress(on_stage=stages.append, on_epoch=refuse))
-    assert stages == ["training", "evaluation", "figures", "report"]
+    assert stages == ["training", "evaluation", "figures", *(["export"] if can_export() else []), "report"]
     assert not run.reused
     return run
 
@@ -120,7 +121,7 @@ def test_a_finished_run_is_whole(finished: Any) -> None:
     files = {path.relative_to(finished.folder).as_posix() for path in finished.folder.rglob("*") if path.is_file()}
     logs = {name for name in files if name.startswith("logs/")}
     assert {name.split("/")[1] for name in logs} == {"train", "validation"}
-    assert files - logs == {
+    assert files - logs - {"model.onnx"} == {
         "model.keras",
         "history.csv",
         "predictions.parquet",
@@ -140,6 +141,31 @@ def test_a_finished_run_is_whole(finished: Any) -> None:
     assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
     assert (probabilities.to_numpy().argmax(1) == predictions["predicted"]).all()
     assert set(predictions["split"]) == {"test", "validation"}
+
+
+def test_the_onnx_export_answers_as_the_model_does(finished: Any, workspace: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    session = onnxruntime.InferenceSession(finished.folder / "model.onnx", providers=["CPUExecutionProvider"])
+    predictions = pd.read_parquet(finished.folder / "predictions.parquet")
+    # Another number of patches than it was checked with.
+    patches = open_run(workspace).open_patches()[predictions["row"].to_numpy()].read().result()[..., np.newaxis]
+    (probabilities,) = session.run(None, {session.get_inputs()[0].name: patches})
+    np.testing.assert_allclose(probabilities, predictions[[f"p{index}" for index in range(5)]], atol=1e-4)
+    assert finished.manifest["onnx"]["largest_difference"] <= 1e-4
+
+
+def test_an_export_that_answers_otherwise_is_refused(
+    finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    from mammo_model import onnx_export
+    from mammo_model.training import TrainedModel
+
+    monkeypatch.setattr(onnx_export, "TOLERANCE", -1.0)
+    model = TrainedModel(finished.model_id, finished.folder).load()
+    with pytest.raises(onnx_export.ExportError, match="differ from the model's"):
+        onnx_export.export_onnx(model, tmp_path / "model.onnx", np.zeros((1, SIZE, SIZE, 1), np.uint8))
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_kept_model_is_that_of_the_best_epoch(finished: Any, workspace: Path) -> None:
