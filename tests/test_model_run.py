@@ -67,7 +67,15 @@ def publish(
     create_patches(folder / "patches.zarr", len(rows), SIZE, StoreSettings(shard_rows=SHARD), bits)
     for shard in shard_ranges(len(rows), SHARD):
         write_shard(folder / "patches.zarr", shard, np.stack(patches[shard.start : shard.stop]))
-    manifest = {"format_version": 1, "run_id": "tiny", "phantom": True, "settings": {"plan": {"split": "patient"}}}
+    manifest = {
+        "format_version": 1,
+        "run_id": "tiny",
+        "created": "2026-01-01T00:00:00+00:00",
+        "phantom": True,
+        "sources": [],
+        "counts": dict.fromkeys(("scans", "findings", "patches", "rejects"), 0),
+        "settings": {"plan": {"split": "patient"}},
+    }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     (workspace / "current.json").write_text(json.dumps({"format_version": 1, "run_id": "tiny"}))
 
