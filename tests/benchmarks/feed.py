@@ -140,6 +140,13 @@ def main() -> None:
                     memory.append((process.memory_info().rss - before) / 1e6)
                 if turn:
                     figures[way].append(figure)
+        print(f"{arguments.patches:,} patches of {arguments.size} x {arguments.size}; {arguments.repeats} turns\n")
+        print("| | patches/s | times the feed's |\n|---|---|---|")
+        for way, values in figures.items():
+            print(f"| {way} | {median(values):,.0f} | {median(values) / median(figures['feed']):.3f} |")
+        print(
+            f"\nThe feed's memory, MB more after each turn: {', '.join(f'{more:.0f}' for more in memory)}\n", flush=True
+        )
         model = compiled(task, "float32")
         batch = next(iter(fed(task)))
         repeated = tf.data.Dataset.from_tensors(batch).repeat()
@@ -149,13 +156,9 @@ def main() -> None:
                 figure = fit_speed(model, dataset, arguments.fit_steps)
                 if turn:
                     fits[way].append(figure)
-        print(f"{arguments.patches:,} patches of {arguments.size} x {arguments.size}; {arguments.repeats} turns\n")
         print("| | patches/s | times the feed's |\n|---|---|---|")
-        for way, values in figures.items():
-            print(f"| {way} | {median(values):,.0f} | {median(values) / median(figures['feed']):.3f} |")
         for way, values in fits.items():
             print(f"| {way} | {median(values):,.1f} | {median(values) / median(fits['fit from the feed']):.3f} |")
-        print(f"\nThe feed's memory, MB more after each turn: {', '.join(f'{more:.0f}' for more in memory)}")
 
 
 if __name__ == "__main__":
