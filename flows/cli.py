@@ -7,7 +7,7 @@ import sys
 from collections.abc import Collection, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 from rich.console import Console
@@ -24,6 +24,7 @@ from mammo_etl.presets import PRESETS
 from mammo_etl.reader import ReaderError, open_run
 from mammo_etl.records import REASONS, Reason
 from mammo_etl.settings import SettingsError, SourceSettings
+from mammo_model.settings import Architecture
 
 if TYPE_CHECKING:
     from flows.build_summary import BuildSummary
@@ -316,14 +317,14 @@ def train(
     run: Annotated[str | None, typer.Option(help="Dataset run; the published one by default.")] = None,
     binary: Annotated[bool | None, typer.Option("--binary/--five-class", help="Normal against abnormal.")] = None,
     width: Annotated[int | None, typer.Option(help="Filters of the first block.")] = None,
-    depth: Annotated[int | None, typer.Option(help="Blocks of two convolutions.")] = None,
+    architecture: Annotated[str | None, typer.Option(help=f"Network: {', '.join(get_args(Architecture))}.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training patches.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights and shuffling.")] = None,
     settings: SettingsOption = None,
     set_: SetOption = None,
 ) -> None:
     """Train a model on a dataset run, and evaluate it."""
-    flags = {"binary": binary, "width": width, "depth": depth, "epochs": epochs, "seed": seed}
+    flags = {"binary": binary, "architecture": architecture, "width": width, "epochs": epochs, "seed": seed}
     overrides = [f"training.{key}={str(value).lower()}" for key, value in flags.items() if value is not None]
     _show_training(_train(place_of(workspace), run, settings, [*(set_ or []), *overrides]))
 

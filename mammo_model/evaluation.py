@@ -1,6 +1,6 @@
 """What a trained model answers on the validation and test splits, and how good that is.
 
-Nothing is chosen here: the model was picked by its validation loss, and the answer is the most probable class.
+Nothing is chosen here: the model was picked by its macro F1 on the validation split, and the answer is the most probable class.
 """
 
 from typing import Any

@@ -1,28 +1,30 @@
 """A model run from a published dataset run to its report."""
 
-import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import tensorflow as tf
+from numpy.typing import NDArray
 
 from mammo_etl.files import digest_of_file
 from mammo_etl.places import Place, files_below, name_below, place_of
 from mammo_etl.reader import PublishedRun, open_run
 from mammo_etl.records import Split
 from mammo_etl.workspace import Workspace, read_json, write_bytes, write_json
-from mammo_model import figures, report
+from mammo_model import backend, figures, report
 from mammo_model.evaluation import EVALUATED, evaluate
+from mammo_model.onnx_export import TOLERANCE, can_export, export_onnx
 from mammo_model.progress import SILENT, Progress
 from mammo_model.settings import FORMAT_VERSION, TrainingSettings
 from mammo_model.training import TrainedModel, model_id_of, train
+
+EXPORT_CHECKED = 32
+"""Patches on which an export must answer as the model does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ def train_and_evaluate(
     """Trains on the published run (or the one named), evaluates, draws and reports, all in WORKSPACE/models/<model_id>/.
 
     `manifest.json` is written last: where it stands, the model run is whole, and is returned as it is. A run that was stopped goes on where it
-    was: training after its last whole epoch, everything after training from its start.
+    was: training where it last saved its state, everything after training from its start.
 
     Raises mammo_etl.reader.ReaderError without such a run, and mammo_model.training.TrainingError if it cannot be learned from.
     """
@@ -70,6 +72,11 @@ def train_and_evaluate(
         predictions, metrics = evaluate(run, settings, trained, progress)
     with _stage("figures", timings, progress):
         pictures = draw(run, settings, trained, predictions, metrics)
+    onnx = None
+    if can_export():
+        with _stage("export", timings, progress):
+            difference = export_onnx(trained.load(), folder / "model.onnx", example_patches(run, predictions))
+            onnx = {"largest_difference": difference, "tolerance": TOLERANCE}
     manifest = {
         "format_version": FORMAT_VERSION,
         "model_id": model_id,
@@ -80,12 +87,10 @@ def train_and_evaluate(
         "epochs": len(history),
         "best_epoch": trained.best_epoch(),
         "parameters": int(trained.load().count_params()),
-        "device": "GPU" if tf.config.list_physical_devices("GPU") else "CPU",
-        "versions": {
-            "Python": platform.python_version(),
-            **{name: version(name) for name in ("keras", "numpy", "scikit-learn")},
-            "tensorflow": tf.__version__,
-        },
+        "device": "GPU" if backend.on_gpu() else "CPU",
+        "precision": backend.precision_of(settings),
+        "onnx": onnx,
+        "versions": backend.versions(),
         "timings": timings,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -134,6 +139,13 @@ def draw(
         figures.examples_figure(patches, examples, classes, "Examples, test split"), folder / "examples.png"
     )
     return captions
+
+
+def example_patches(run: PublishedRun, predictions: pd.DataFrame) -> NDArray[Any]:
+    """The first patches of the validation and test splits, (n, size, size, 1), on which an export is checked."""
+    rows = predictions["row"].to_numpy(np.int64)[:EXPORT_CHECKED]
+    patches: NDArray[Any] = run.open_patches()[rows].read().result()[..., np.newaxis]
+    return patches
 
 
 @contextmanager
