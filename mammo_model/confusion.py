@@ -61,8 +61,7 @@ def intervals(matrices: NDArray[np.int64], seed: int = 0) -> dict[str, NDArray[n
 
 def resampled(matrices: NDArray[np.int64], seed: int = 0) -> NDArray[np.int64]:
     """Confusion matrix of each resample of the patients, (RESAMPLES, classes, classes)."""
-    patients, classes = matrices.shape[:2]
-    return (bootstrap.draw(patients, seed) @ matrices.reshape(patients, -1)).reshape(-1, classes, classes)
+    return np.tensordot(bootstrap.draw(len(matrices), seed), matrices, axes=1)
 
 
 def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -6,6 +6,9 @@ import pandas as pd
 
 from mammo_model.levels import THRESHOLD, with_scores
 
+ERRORS = {"missed": "missed lesions", "false_alarms": "false alarms"}
+"""Kinds of errors, in words."""
+
 MOST = 18
 """Errors on a sheet."""
 
