@@ -14,7 +14,7 @@ from mammo_etl.reader import PublishedRun, read_table
 from mammo_etl.records import Split
 from mammo_etl.workspace import replacing, write_json
 from mammo_model import bootstrap
-from mammo_model.calibration import BINS, calibration, fit_temperature, scaled
+from mammo_model.calibration import BINS, TEMPERATURES, calibration, fit_temperature, scaled
 from mammo_model.classification import groups_of, metrics_of
 from mammo_model.errors import as_rows, worst_errors
 from mammo_model.levels import by_finding, level_metrics, probabilities_of
@@ -56,7 +56,7 @@ def metrics_of_all(predictions: pd.DataFrame, classes: tuple[str, ...]) -> dict[
     splits        test and validation: figures of the classes over patches, as `mammo_model.classification.metrics_of`
     findings      the same over findings of the test split, each with the mean of its patches; all are abnormal
     levels        patch, finding, image, patient, of the test split: abnormal or not, malignant or not; as `mammo_model.levels.level_metrics`
-    calibration   `temperature`, fitted on the validation split; for both splits `before` and `after` it, as `mammo_model.calibration.calibration`
+    calibration   `temperature`, fitted on the validation split, `at_limit` if it is the least or greatest that is tried; for both splits `before` and `after` it, as `mammo_model.calibration.calibration`
     test_groups   by source, scanner, density, subtlety and diameter; as `mammo_model.classification.groups_of`
     test_errors   the worst, `missed` and `false_alarms`; as `mammo_model.errors`
     """
@@ -83,7 +83,12 @@ def calibration_metrics(by_split: dict[Split, pd.DataFrame], classes: tuple[str,
     """The temperature that the validation split asks for, and how both splits are calibrated before and after it."""
     validation = by_split[Split.VALIDATION]
     temperature = fit_temperature(probabilities_of(validation, len(classes)), validation["target"].to_numpy(np.int64))
-    result: dict[str, Any] = {"temperature": temperature, "fitted_on": Split.VALIDATION.value, "bins": BINS}
+    result: dict[str, Any] = {
+        "temperature": temperature,
+        "at_limit": bool(np.isclose(temperature, TEMPERATURES, rtol=1e-3).any()),
+        "fitted_on": Split.VALIDATION.value,
+        "bins": BINS,
+    }
     for split, part in by_split.items():
         probabilities = probabilities_of(part, len(classes))
         truth, patients = part["target"].to_numpy(np.int64), bootstrap.patient_numbers(part)

@@ -104,7 +104,7 @@ def precision_recall_figure(metrics: dict[str, Any], title: str) -> Figure:
 def roc_figure(levels: dict[str, Any], title: str) -> Figure:
     """Sensitivity against false positives, a panel per question and in it a curve per level; the legend gives the area with its interval."""
     questions = list(levels["patch"]["questions"])
-    figure = Figure(figsize=(5.6 * len(questions) + 0.6, 5.6), layout="constrained")
+    figure = Figure(figsize=(11.8, 5.6), layout="constrained")
     figure.suptitle(title)
     for axes, question in zip(figure.subplots(1, len(questions), squeeze=False).flat, questions, strict=True):
         axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8, linestyle="--")
@@ -147,15 +147,14 @@ def reliability_figure(calibration: dict[str, Any], bins: int, title: str) -> Fi
         confidence = np.array([entry["confidence"] for entry in entries])
         accuracy = np.array([entry["accuracy"]["value"] for entry in entries])
         bounds = np.array([[entry["accuracy"]["low"], entry["accuracy"]["high"]] for entry in entries], float)
-        curve.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8, linestyle="--", label="right as often as it says")
+        curve.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8, linestyle="--")
         # What has no interval gets no bar: NaN is not drawn. A value can lie outside its percentile interval.
         bars = np.maximum(np.stack([accuracy - bounds[:, 0], bounds[:, 1] - accuracy]), 0)
         curve.errorbar(confidence, accuracy, bars, color=RIGHT, marker="o", markersize=4, capsize=2, linewidth=1.2)
         ece = calibration[when]["ece"]["value"]
         curve.set(title=f"{when.capitalize()} temperature scaling: ECE {ece:.3f}", xlim=(0, 1), ylim=(-0.02, 1.02))
-        curve.legend(loc="upper left", fontsize=9)
         counts.bar(confidence, [entry["patches"] for entry in entries], width=0.8 / bins, color="#8fa8c8")
-        counts.set(xlabel="confidence", yscale="log")
+        counts.set(xlabel="confidence", yscale="log", ylim=(0.5, None))
     grid[0][0].set_ylabel("share of right answers")
     grid[1][0].set_ylabel("patches")
     return figure
@@ -214,8 +213,8 @@ def errors_figure(
     ):
         _show_patch(axes, patch, WRONG)
         heading = f"{number}. P(abnormal) {error['abnormal']:.3f}\ntrue: {classes[error['target']]}"
-        axes.set_title(heading, fontsize=8, color=WRONG)
-        axes.set_xlabel(textwrap.fill(error["finding_id"] or error["image_id"], 30), fontsize=6.5, color="#444444")
+        axes.set_title(heading, fontsize=9, color=WRONG)
+        axes.set_xlabel(textwrap.fill(error["finding_id"] or error["image_id"], 28), fontsize=8, color="#444444")
     return figure
 
 
