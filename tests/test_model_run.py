@@ -14,8 +14,9 @@ import pytest
 from sklearn.metrics import f1_score
 
 from mammo_etl.reader import ReaderError, open_run
-from mammo_etl.settings import StoreSettings
+from mammo_etl.settings import StoreSettings, digest
 from mammo_etl.store import create_patches, shard_ranges, write_shard
+from mammo_etl.workspace import Workspace
 from mammo_model.progress import Progress
 from mammo_model.settings import TrainingSettings
 
@@ -55,6 +56,14 @@ def publish(
                     "source": "phantom",
                     "scanner": ("DBA", "HOWTEK", "")[patient % 3],
                     "patient_id": str(patient),
+                    "image_id": f"film-{patient}",
+                    "finding_id": f"film-{patient}-{label}" if label else "",
+                    "y": 40 * index,
+                    "x": 0,
+                    "size": SIZE,
+                    # A lesion of 20 pixels times its class in diameter, of which a tenth lies in the patch.
+                    "roi_fraction": 0.1 if label else 0.0,
+                    "roi_coverage": 0.1 * np.pi * (10 * label) ** 2 / SIZE**2,
                     "split": splits[patient % len(splits)],
                     "label": label,
                     "origin": "centre" if label else ("normal", "hard")[index % 2],
@@ -63,7 +72,14 @@ def publish(
             patches.append(patch.astype(f"uint{bits}") * (257 if bits == 16 else 1))
     folder = workspace / "runs" / "tiny"
     folder.mkdir(parents=True)
-    pd.DataFrame(rows).to_parquet(folder / "patches.parquet")
+    table = pd.DataFrame(rows)
+    table.to_parquet(folder / "patches.parquet")
+    films = table.drop_duplicates("image_id")
+    density = [None if number % 4 == 0 else number % 4 for number in range(len(films))]
+    pd.DataFrame({"image_id": films["image_id"], "density": density}).to_parquet(folder / "scans.parquet")
+    findings = table[table["finding_id"] != ""].drop_duplicates("finding_id")
+    subtlety = findings["label"].where(findings["label"] < 4)
+    pd.DataFrame({"finding_id": findings["finding_id"], "subtlety": subtlety}).to_parquet(folder / "findings.parquet")
     create_patches(folder / "patches.zarr", len(rows), SIZE, StoreSettings(shard_rows=SHARD), bits)
     for shard in shard_ranges(len(rows), SHARD):
         write_shard(folder / "patches.zarr", shard, np.stack(patches[shard.start : shard.stop]))
@@ -74,7 +90,7 @@ def publish(
         "phantom": True,
         "sources": [],
         "counts": dict.fromkeys(("scans", "findings", "patches", "rejects"), 0),
-        "settings": {"plan": {"split": "patient"}},
+        "settings": {"plan": {"split": "patient"}, "cleaning": {}},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     (workspace / "current.json").write_text(json.dumps({"format_version": 1, "run_id": "tiny"}))
@@ -129,7 +145,9 @@ def test_a_finished_run_is_whole(finished: Any) -> None:
     files = {path.relative_to(finished.folder).as_posix() for path in finished.folder.rglob("*") if path.is_file()}
     logs = {name for name in files if name.startswith("logs/")}
     assert {name.split("/")[1] for name in logs} == {"train", "validation"}
-    assert files - logs - {"model.onnx"} == {
+    errors = finished.metrics["test_errors"]
+    sheets = {f"figures/errors_{kind}.png" for kind, found in errors.items() if found}
+    assert files - logs - sheets - {"model.onnx"} == {
         "model.keras",
         "history.csv",
         "predictions.parquet",
@@ -139,7 +157,10 @@ def test_a_finished_run_is_whole(finished: Any) -> None:
         "report.html",
         "figures/confusion_test.png",
         "figures/confusion_validation.png",
+        "figures/confusion_findings.png",
         "figures/precision_recall.png",
+        "figures/roc.png",
+        "figures/reliability.png",
         "figures/learning.png",
         "figures/examples.png",
     }
@@ -198,7 +219,54 @@ def test_the_report_is_one_page_that_warns(finished: Any) -> None:
     assert "Research software, not a medical device" in page
     assert "not the same data" in page
     assert "http" not in page
-    assert page.count("data:image/png;base64,") == 4
+    shown = {path.stem for path in (finished.folder / "figures").iterdir()} - {"confusion_validation"}
+    assert page.count("data:image/png;base64,") == len(shown) >= 7
+    for section in ("levels", "calibration", "groups", "errors"):
+        assert f'href="#{section}"' in page
+        assert f'id="{section}"' in page
+
+
+def test_errors_link_to_their_films(finished: Any, workspace: Path) -> None:
+    from mammo_model import report
+
+    error = {"number": 1, "row": 3, "y": 40, "x": 0, "size": 32, "finding_id": "film #7-2", "image_id": "film #7"}
+    missed = {**error, "target": "Benign Mass", "predicted": "Normal", "abnormal": 0.0123}
+    metrics = {**finished.metrics, "test_errors": {"missed": [missed], "false_alarms": []}}
+    page = report.render(finished.manifest, SETTINGS, metrics, open_run(workspace).patches(), {})
+    films = Workspace(Path("../..")).images(digest({}, version=1))
+    assert f'<a href="{films}/film%20%237.png">film #7</a>' in page
+    assert "../../runs/tiny/report.html" in page
+    assert "film #7-2" in page
+    assert "0.012" in page
+    assert page.count("None on the test split.") == 1
+
+
+def test_predictions_say_what_they_are_of(finished: Any) -> None:
+    predictions = pd.read_parquet(finished.folder / "predictions.parquet")
+    normal = predictions["label"] == 0
+    assert ((predictions["finding_id"] == "") == normal).all()
+    assert predictions.loc[~normal, "diameter"].to_numpy() == pytest.approx(20 * predictions.loc[~normal, "label"])
+    assert predictions.loc[normal, ["diameter", "subtlety"]].isna().all(axis=None)
+    # The first film states no density; malignant masses (4) state no subtlety.
+    by_film = predictions.set_index("image_id")["density"]
+    assert by_film["film-8"].isna().all()
+    assert (by_film["film-3"] == 3).all()
+    stated = predictions.loc[~normal & (predictions["label"] < 4)]
+    assert (stated["subtlety"] == stated["label"]).all()
+    assert predictions.loc[predictions["label"] == 4, "subtlety"].isna().all()
+
+
+def test_levels_count_what_there_is(finished: Any) -> None:
+    predictions = pd.read_parquet(finished.folder / "predictions.parquet")
+    test = predictions[predictions["split"] == "test"]
+    levels = finished.metrics["levels"]
+    findings = test.loc[test["finding_id"] != "", "finding_id"].nunique()
+    counts = {"patch": 64, "finding": findings, "image": 8, "patient": 8}
+    assert {level: entry["count"] for level, entry in levels.items()} == counts
+    assert finished.metrics["findings"]["findings"] == findings
+    assert finished.metrics["findings"]["missing_classes"] == ["Normal"]
+    assert finished.metrics["format_version"] == 2
+    assert finished.metrics["calibration"]["fitted_on"] == "validation"
 
 
 def test_classes_that_the_test_split_lacks_are_named(finished: Any, workspace: Path) -> None:
