@@ -361,6 +361,70 @@ def _show_training(summary: "TrainSummary") -> None:
 
 
 @app.command()
+def compare(
+    workspace: BuiltWorkspaceOption,
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL_A MODEL_B]", help="Two models of the workspace; none: train and compare networks."
+        ),
+    ] = None,
+    run: Annotated[str | None, typer.Option(help="Dataset run to train on; the published one by default.")] = None,
+    settings: SettingsOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Compare two models on the same test patches, or train the seed work's seven networks on one run and draw how each learned."""
+    place = place_of(workspace)
+    if models:
+        if len(models) != 2:
+            raise UsageError(f"expected two models, or none: {' '.join(models)}")
+        _compare_models(place, *models)
+    else:
+        _compare_architectures(place, run, settings, set_ or [])
+
+
+def _compare_models(workspace: Place, model_a: str, model_b: str) -> None:
+    from flows.comparison import compare_models, show_comparison
+    from mammo_model.comparison import ComparisonError
+
+    try:
+        show_comparison(compare_models(workspace, model_a, model_b), console)
+    except ComparisonError as error:
+        raise UsageError(str(error)) from error
+
+
+def _compare_architectures(workspace: Place, run: str | None, settings: Path | None, overrides: list[str]) -> None:
+    from flows.settings import load_settings
+
+    job = load_settings(settings, overrides)
+    open_run(workspace, run)
+    from flows.compare_architectures import compare_architectures
+    from mammo_model.training import TrainingError
+
+    _prepare_prefect(TrainingError)
+    try:
+        summary = compare_architectures(shown(workspace), job.training, run)
+    except TrainingError as error:
+        raise RunError(str(error)) from error
+    table = Table("network", "parameters", "epochs", "accuracy", "balanced accuracy", "macro F1", title="Test split")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in summary.results:
+        figures = (_told(row[f"test_{name}"]) for name in ("accuracy", "balanced_accuracy", "macro_f1"))
+        table.add_row(row["architecture"], f"{row['parameters']:,}", str(row["epochs"]), *figures)
+    console.print(table)
+    if summary.phantom:
+        console.print(
+            "Trained on phantoms: these figures prove that the plumbing works, they say nothing about medicine."
+        )
+    console.print(f"How each learned: {summary.figure}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _told(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+@app.command()
 def verify(
     workspace: BuiltWorkspaceOption,
     run: Annotated[str | None, typer.Option(help="Dataset run; the published one by default.")] = None,

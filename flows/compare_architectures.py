@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from flows.progress import Stages
 from flows.steps import step
 from flows.train_model import train
+from flows.workspace_parameter import WorkspaceParameter
 from mammo_etl import catalog
 from mammo_etl.files import digest_of
 from mammo_etl.places import Place, place_of, shown
@@ -47,7 +48,7 @@ class ComparisonSummary(BaseModel):
     result_serializer="json",
 )
 def compare_architectures(
-    workspace: Path | str,
+    workspace: WorkspaceParameter,
     settings: TrainingSettings = TrainingSettings(),
     run_id: str | None = None,
     architectures: tuple[Architecture, ...] = SEED_STEPS,
