@@ -7,7 +7,7 @@ import sys
 from collections.abc import Collection, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 from rich.console import Console
@@ -24,6 +24,7 @@ from mammo_etl.presets import PRESETS
 from mammo_etl.reader import ReaderError, open_run
 from mammo_etl.records import REASONS, Reason
 from mammo_etl.settings import SettingsError, SourceSettings
+from mammo_model.settings import Architecture
 
 if TYPE_CHECKING:
     from flows.build_summary import BuildSummary
@@ -316,14 +317,14 @@ def train(
     run: Annotated[str | None, typer.Option(help="Dataset run; the published one by default.")] = None,
     binary: Annotated[bool | None, typer.Option("--binary/--five-class", help="Normal against abnormal.")] = None,
     width: Annotated[int | None, typer.Option(help="Filters of the first block.")] = None,
-    depth: Annotated[int | None, typer.Option(help="Blocks of two convolutions.")] = None,
+    architecture: Annotated[str | None, typer.Option(help=f"Network: {', '.join(get_args(Architecture))}.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training patches.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights and shuffling.")] = None,
     settings: SettingsOption = None,
     set_: SetOption = None,
 ) -> None:
     """Train a model on a dataset run, and evaluate it."""
-    flags = {"binary": binary, "width": width, "depth": depth, "epochs": epochs, "seed": seed}
+    flags = {"binary": binary, "architecture": architecture, "width": width, "epochs": epochs, "seed": seed}
     overrides = [f"training.{key}={str(value).lower()}" for key, value in flags.items() if value is not None]
     _show_training(_train(place_of(workspace), run, settings, [*(set_ or []), *overrides]))
 
@@ -357,6 +358,70 @@ def _show_training(summary: "TrainSummary") -> None:
     if not summary.new:
         console.print("Nothing has changed: this model was there already.")
     console.print(f"Report: {summary.report}", soft_wrap=True, markup=False, highlight=False)
+
+
+@app.command()
+def compare(
+    workspace: BuiltWorkspaceOption,
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL_A MODEL_B]", help="Two models of the workspace; none: train and compare networks."
+        ),
+    ] = None,
+    run: Annotated[str | None, typer.Option(help="Dataset run to train on; the published one by default.")] = None,
+    settings: SettingsOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Compare two models on the same test patches, or train the seed work's seven networks on one run and draw how each learned."""
+    place = place_of(workspace)
+    if models:
+        if len(models) != 2:
+            raise UsageError(f"expected two models, or none: {' '.join(models)}")
+        _compare_models(place, *models)
+    else:
+        _compare_architectures(place, run, settings, set_ or [])
+
+
+def _compare_models(workspace: Place, model_a: str, model_b: str) -> None:
+    from flows.comparison import compare_models, show_comparison
+    from mammo_model.comparison import ComparisonError
+
+    try:
+        show_comparison(compare_models(workspace, model_a, model_b), console)
+    except ComparisonError as error:
+        raise UsageError(str(error)) from error
+
+
+def _compare_architectures(workspace: Place, run: str | None, settings: Path | None, overrides: list[str]) -> None:
+    from flows.settings import load_settings
+
+    job = load_settings(settings, overrides)
+    open_run(workspace, run)
+    from flows.compare_architectures import compare_architectures
+    from mammo_model.training import TrainingError
+
+    _prepare_prefect(TrainingError)
+    try:
+        summary = compare_architectures(shown(workspace), job.training, run)
+    except TrainingError as error:
+        raise RunError(str(error)) from error
+    table = Table("network", "parameters", "epochs", "accuracy", "balanced accuracy", "macro F1", title="Test split")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in summary.results:
+        figures = (_told(row[f"test_{name}"]) for name in ("accuracy", "balanced_accuracy", "macro_f1"))
+        table.add_row(row["architecture"], f"{row['parameters']:,}", str(row["epochs"]), *figures)
+    console.print(table)
+    if summary.phantom:
+        console.print(
+            "Trained on phantoms: these figures prove that the plumbing works, they say nothing about medicine."
+        )
+    console.print(f"How each learned: {summary.figure}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _told(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 @app.command()

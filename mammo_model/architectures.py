@@ -1,5 +1,6 @@
-"""The network."""
+"""The networks by name."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -7,6 +8,8 @@ import numpy as np
 from keras import layers
 from numpy.typing import DTypeLike
 
+from mammo_model import settings as names
+from mammo_model.augmentation import augmented
 from mammo_model.settings import TrainingSettings
 
 DENSE_UNITS = 128
@@ -14,48 +17,121 @@ DENSE_UNITS = 128
 
 MOMENTUM = 0.9
 """Share of the old value in each step of batch normalisation's running mean and variance. With Keras' 0.99 they need several hundred steps
-to leave their start, and until then the validation loss, by which the model is chosen, is noise: small data sets train for less."""
+to leave their start, and until then validation, by which the model is chosen, is noise: small data sets train for less."""
+
+L2 = 1e-3
+"""Strength of the kernel regulariser. The seed work does not state its own."""
 
 
-def dropout_rates(settings: TrainingSettings) -> list[float]:
-    """Dropout rate after each block, rising evenly from 0.4 times `settings.dropout` to all of it."""
-    steps = max(settings.depth - 1, 1)
-    return [settings.dropout * (1.0 - 0.6 * (steps - block) / steps) for block in range(settings.depth)]
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """What tells one network from the others."""
+
+    blocks: int
+    """Blocks of two convolutions, each block halving height and width."""
+    dropout: bool = False
+    batch_norm: bool = False
+    l2: float = 0.0
+    residual: bool = False
+    """Each block adds to what it gets, brought to its filters by a 1x1 convolution (He et al. 2016)."""
 
 
-def build_network(size: int, settings: TrainingSettings, dtype: DTypeLike = np.uint8) -> Any:
-    """The seed work's final network (2020) as a Keras model: (batch, size, size, 1) of `dtype` -> (batch, classes) float32 probabilities.
+ARCHITECTURES: dict[names.Architecture, Architecture] = {
+    "vgg1": Architecture(1),
+    "vgg2": Architecture(2),
+    "vgg3": Architecture(3),
+    "vgg3-dropout": Architecture(3, dropout=True),
+    "vgg3-dropout-bn": Architecture(3, dropout=True, batch_norm=True),
+    "vgg3-dropout-bn-l2": Architecture(3, dropout=True, batch_norm=True, l2=L2),
+    "vgg4-dropout-bn": Architecture(4, dropout=True, batch_norm=True),
+    "resnet": Architecture(4, dropout=True, batch_norm=True, residual=True),
+}
+"""The seed work's seven steps (2020) in its order, and a residual network of the size of the last."""
 
-    Blocks of two 3x3 convolutions (ReLU, He-uniform, same padding, each followed by batch normalisation), 2x2 maximum pooling and
-    dropout; then a dense layer of 128 with batch normalisation and dropout, and softmax. Grey levels, of all that `dtype` (uint8 or uint16)
-    can hold, are scaled to 0..1 inside the model, so that what is stored is what it takes.
 
-    The seed flattened the last block's maps. At 256 pixels, width 32 and depth 4 that alone would be 8.4 million weights, seven times all
+def least_size(settings: TrainingSettings) -> int:
+    """Least height and width of a patch, pixels: each block halves them."""
+    return 1 << ARCHITECTURES[settings.architecture].blocks
+
+
+def dropout_rates(blocks: int, dropout: float) -> list[float]:
+    """Dropout rate after each block, rising evenly from 0.4 times `dropout` to all of it."""
+    steps = max(blocks - 1, 1)
+    return [dropout * (1.0 - 0.6 * (steps - block) / steps) for block in range(blocks)]
+
+
+def build_network(size: int, settings: TrainingSettings, dtype: DTypeLike = np.uint8, training: bool = False) -> Any:
+    """A network as a Keras model: (batch, size, size, 1) of `dtype` -> (batch, classes) float32 probabilities.
+
+    Blocks of two 3x3 convolutions (ReLU, He-uniform, same padding) and 2x2 maximum pooling; then a dense layer of 128, and softmax. With
+    batch normalisation it follows each convolution and the dense layer; with dropout it follows each block and the dense layer. Grey levels,
+    of all that `dtype` (uint8 or uint16) can hold, are scaled to 0..1 inside the model, so that what is stored is what it takes.
+
+    The one for `training` has the augmentation of the settings behind its input; its weights are those of the one without.
+
+    The seed flattened the last block's maps. At 256 pixels, width 32 and four blocks that alone would be 8.4 million weights, seven times all
     convolutions together, tied to one patch size. Here each map is pooled to its average (how much of a texture there is) and its maximum
     (whether there is a spot anywhere, as a single calcification): 512 features, and 1,242,341 parameters in all for five classes, which
-    meets the 1.24 million known of the seed's network; average pooling alone would give 1,209,573.
+    meets the 1.24 million known of the seed's network; average pooling alone would give 1,209,573. The residual network has 1,296,229.
 
-    Raises ValueError if `size` is less than 2 ** depth.
+    Raises ValueError if `size` is less than `least_size`.
     """
-    if size < 2**settings.depth:
-        raise ValueError(f"patches of {size} pixels cannot be halved {settings.depth} times")
+    architecture = ARCHITECTURES[settings.architecture]
+    if size < least_size(settings):
+        raise ValueError(f"patches of {size} pixels cannot be halved {architecture.blocks} times")
     patches = keras.Input((size, size, 1), dtype=np.dtype(dtype).name, name="patches")
-    x = layers.Rescaling(1 / np.iinfo(dtype).max, name="scale")(patches)
-    for block, rate in enumerate(dropout_rates(settings)):
-        for _ in range(2):
-            x = layers.Conv2D(
-                settings.width * 2**block,
-                3,
-                padding="same",
-                activation="relu",
-                kernel_initializer="he_uniform",
-            )(x)
-            x = layers.BatchNormalization(momentum=MOMENTUM)(x)
+    # float32 here and at the end whatever the precision: float16 is too coarse for 16 bits, and has too few small numbers for probabilities.
+    x = layers.Rescaling(1 / np.iinfo(dtype).max, dtype="float32", name="scale")(patches)
+    if training:
+        x = augmented(x, settings)
+    block = _residual_block if architecture.residual else _vgg_block
+    rates = dropout_rates(architecture.blocks, settings.dropout if architecture.dropout else 0.0)
+    for number, rate in enumerate(rates):
+        x = block(x, settings.width * 2**number, architecture)
         x = layers.MaxPooling2D()(x)
-        x = layers.Dropout(rate)(x)
+        x = layers.Dropout(rate)(x) if rate else x
     x = layers.Concatenate()([layers.GlobalAveragePooling2D()(x), layers.GlobalMaxPooling2D()(x)])
-    x = layers.Dense(DENSE_UNITS, activation="relu", kernel_initializer="he_uniform")(x)
-    x = layers.BatchNormalization(momentum=MOMENTUM)(x)
-    x = layers.Dropout(settings.dropout)(x)
-    probabilities = layers.Dense(len(settings.classes), activation="softmax", name="probabilities")(x)
+    x = _normalised(
+        layers.Dense(
+            DENSE_UNITS,
+            activation="relu",
+            kernel_initializer="he_uniform",
+            kernel_regularizer=_regulariser(architecture),
+        )(x),
+        architecture,
+    )
+    x = layers.Dropout(rates[-1])(x) if rates[-1] else x
+    probabilities = layers.Dense(len(settings.classes), activation="softmax", dtype="float32", name="probabilities")(x)
     return keras.Model(patches, probabilities, name="patch_classifier")
+
+
+def _vgg_block(x: Any, filters: int, architecture: Architecture) -> Any:
+    for _ in range(2):
+        x = _normalised(_convolution(filters, architecture, activation="relu")(x), architecture)
+    return x
+
+
+def _residual_block(x: Any, filters: int, architecture: Architecture) -> Any:
+    shortcut = _normalised(_convolution(filters, architecture, kernel=1)(x), architecture)
+    x = layers.ReLU()(_normalised(_convolution(filters, architecture)(x), architecture))
+    x = _normalised(_convolution(filters, architecture)(x), architecture)
+    return layers.ReLU()(layers.Add()([x, shortcut]))
+
+
+def _convolution(filters: int, architecture: Architecture, kernel: int = 3, activation: str | None = None) -> Any:
+    return layers.Conv2D(
+        filters,
+        kernel,
+        padding="same",
+        activation=activation,
+        kernel_initializer="he_uniform",
+        kernel_regularizer=_regulariser(architecture),
+    )
+
+
+def _normalised(x: Any, architecture: Architecture) -> Any:
+    return layers.BatchNormalization(momentum=MOMENTUM)(x) if architecture.batch_norm else x
+
+
+def _regulariser(architecture: Architecture) -> Any:
+    return keras.regularizers.L2(architecture.l2) if architecture.l2 else None

@@ -1,26 +1,30 @@
-"""Saving a training at the end of each epoch, and taking it up again.
+"""Saving a training, also within an epoch, and taking it up again.
 
 Keras' BackupAndRestore writes weights and epoch number into two files, one after the other: killed between them, it repeats an epoch
 on weights that have already learned it; killed in the very first backup, it can never start again. Its ModelCheckpoint forgets
-the best loss over a restart. Here one renamed file is the state, and its name is its epoch.
+the best model over a restart, and neither keeps the state of random numbers and metrics. Here one file, renamed when it is whole, is the state.
 """
 
 import csv
-import re
-from dataclasses import dataclass, field
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from mammo_etl.places import Place, local_copy
+import numpy as np
+from numpy.typing import NDArray
+
+from mammo_etl.places import Place
 from mammo_etl.workspace import entries, replacing
-
-_STATE = re.compile(r"state-(\d+)\.weights\.h5")
+from mammo_model.feed import Position
 
 Row = dict[str, float]
-"""One epoch: epoch (from 1), loss, accuracy, val_loss, val_accuracy, seconds."""
+"""One epoch: epoch (from 1), loss, accuracy, val_loss, val_accuracy, val_macro_f1, seconds."""
 
 
-def write_history(path: Path, rows: list[Row]) -> None:
+def write_history(path: Path, rows: Sequence[Row]) -> None:
     """Rows as CSV; every float is written so that it reads back exactly."""
     with path.open("w", encoding="ascii", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -36,66 +40,86 @@ def read_history(path: Place) -> list[Row]:
     ]
 
 
-@dataclass
+def best_epoch(rows: Sequence[Row]) -> int | None:
+    """Epoch, from 1, with the highest macro F1 on the validation split, of equal ones that with the least loss there; None before the first
+    whose loss is a number."""
+    numbers = [row for row in rows if np.isfinite(row["val_loss"])]
+    best = max(numbers, key=lambda row: (row["val_macro_f1"], -row["val_loss"]), default=None)
+    return None if best is None else int(best["epoch"])
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """How far a training is, besides its variables."""
+
+    precision: str
+    """Dtype policy of the network: with another one it has other variables."""
+    rows: list[Row] = field(default_factory=list)
+    """One per whole epoch."""
+    step: int = 0
+    """Batches of the epoch after them."""
+    seconds: float = 0.0
+    """Time that these took."""
+
+    @property
+    def position(self) -> Position:
+        """Where the feed goes on."""
+        return Position(len(self.rows), self.step)
+
+
+def variables_of(model: Any) -> list[Any]:
+    """Everything that training changes: weights, states of random numbers, the optimiser and, for the epoch under way, the metrics."""
+    return [*model.variables, *model.optimizer.variables, *model.metrics_variables]
+
+
+@dataclass(frozen=True)
 class Checkpoints:
     """What is kept of a training in progress.
 
-    `state-N.weights.h5` holds weights and optimiser after N epochs; `best-N.keras` the model of the epoch with the least
-    validation loss so far. The state is written last: an epoch whose state is missing is trained again.
+    `state.npz` holds all of its state; `best-N.keras` the network of the best epoch so far. The state is written last: what is not in it is done
+    again, and as it holds the random numbers' state too, done in the same way.
     """
 
     folder: Place
     """Folder of those files."""
     history_path: Place
     """history.csv: one row per epoch since the first, whatever the restarts."""
-    rows: list[Row] = field(default_factory=list)
-    """Rows of the history, in order; `epoch` counts from 1."""
-
-    @classmethod
-    def restore(cls, folder: Place, history_path: Place, model: Any) -> Self:
-        """Brings a compiled model to the last saved state, if there is one."""
-        checkpoints = cls(folder, history_path)
-        epochs = [int(match[1]) for path in entries(folder) if (match := _STATE.fullmatch(path.name))]
-        if epochs:
-            done = max(epochs)
-            model.optimizer.build(model.trainable_variables)
-            with local_copy(checkpoints._state(done)) as file:
-                model.load_weights(file)
-            checkpoints.rows = read_history(history_path)[:done]
-        return checkpoints
 
     @property
-    def done(self) -> int:
-        """Epochs trained so far."""
-        return len(self.rows)
+    def state_path(self) -> Place:
+        """The state."""
+        return self.folder / "state.npz"
 
-    @property
-    def best_epoch(self) -> int | None:
-        """Epoch, from 1, with the least validation loss; None before the first whose loss is a number."""
-        losses = {int(row["epoch"]): row["val_loss"] for row in self.rows if row["val_loss"] == row["val_loss"]}
-        return min(losses, key=lambda epoch: losses[epoch]) if losses else None
+    def read(self) -> tuple[Progressed, list[NDArray[Any]]] | None:
+        """How far the training is and the values of its variables; None if there is no state."""
+        if not self.state_path.exists():
+            return None
+        with np.load(io.BytesIO(self.state_path.read_bytes()), allow_pickle=False) as state:
+            about = json.loads(str(state["about"]))
+            return Progressed(**about), [state[f"v{index}"] for index in range(len(state.files) - 1)]
 
-    @property
-    def best_path(self) -> Place | None:
-        """The model of the best epoch."""
-        return None if self.best_epoch is None else self.folder / f"best-{self.best_epoch}.keras"
+    def best_path(self, rows: Sequence[Row]) -> Place | None:
+        """The network of the best of these epochs."""
+        best = best_epoch(rows)
+        return None if best is None else self.folder / f"best-{best}.keras"
 
-    def save(self, model: Any, row: Row) -> None:
-        """Saves the model at the end of an epoch with that epoch's row of the history."""
-        self.rows.append(row)
-        if self.best_epoch == self.done and self.best_path is not None:
-            with replacing(self.best_path) as temporary:
-                model.save(temporary)
+    def save(self, model: Any, progressed: Progressed) -> None:
+        """Saves the state of a model in training."""
+        values = {f"v{index}": np.asarray(variable) for index, variable in enumerate(variables_of(model))}
+        with replacing(self.state_path) as temporary:
+            np.savez(temporary, allow_pickle=False, about=np.array(json.dumps(asdict(progressed))), **values)
+
+    def save_epoch(self, model: Any, network: Any, progressed: Progressed) -> None:
+        """Saves the state at the end of an epoch, its row of the history being the last, and the network if that epoch is the best so far."""
+        rows = progressed.rows
+        best = self.best_path(rows)
+        if best is not None and best_epoch(rows) == len(rows):
+            network.set_weights(model.get_weights())
+            with replacing(best) as temporary:
+                network.save(temporary)
         with replacing(self.history_path) as temporary:
-            write_history(temporary, self.rows)
-        with replacing(self._state(self.done)) as temporary:
-            model.save_weights(temporary)
-        self._forget_others()
-
-    def _state(self, epochs: int) -> Place:
-        return self.folder / f"state-{epochs}.weights.h5"
-
-    def _forget_others(self) -> None:
+            write_history(temporary, rows)
+        self.save(model, progressed)
         for path in entries(self.folder):
-            if path not in (self._state(self.done), self.best_path):
+            if path not in (self.state_path, best):
                 path.unlink()

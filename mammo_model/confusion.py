@@ -7,15 +7,7 @@ needs no second look at the predictions: each resample is a weighted sum of the 
 import numpy as np
 from numpy.typing import NDArray
 
-RESAMPLES = 1000
-"""Resamples of the bootstrap."""
-
-LEVEL = 0.95
-"""Probability that an interval is meant to hold."""
-
-LEAST_DEFINED = 0.95
-"""An interval is given only if its figure is defined in at least this share of the resamples: with a class seen in one or two patients,
-resamples often lack it, and those that have it tell nothing of other patients."""
+from mammo_model import bootstrap
 
 Measures = dict[str, NDArray[np.float64]]
 
@@ -61,22 +53,15 @@ def measures(confusion: NDArray[np.integer]) -> Measures:
 
 
 def intervals(matrices: NDArray[np.int64], seed: int = 0) -> dict[str, NDArray[np.float64]]:
-    """95% percentile bootstrap intervals of all figures of `measures`, (2, ...): low and high, NaN where none can be given.
+    """95% bootstrap intervals of all figures of `measures`, (2, ...): low and high, NaN where none can be given. `matrices` as from `by_patient`."""
+    return {
+        name: bootstrap.interval(values, len(matrices)) for name, values in measures(resampled(matrices, seed)).items()
+    }
 
-    Patients, not patches, are drawn with replacement (Efron and Tibshirani 1993, chapter 13; clusters as in Field and Welsh 2007): patches
-    of one patient resemble each other, and counting them as independent makes intervals too narrow. `matrices` as from `by_patient`.
-    """
-    patients, classes = matrices.shape[:2]
-    drawn = np.random.default_rng(seed).multinomial(patients, np.full(patients, 1 / patients), size=RESAMPLES)
-    resampled = (drawn @ matrices.reshape(patients, -1)).reshape(-1, classes, classes)
-    tails = [100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2]
-    result = {}
-    for name, values in measures(resampled).items():
-        trusted = np.isfinite(values).mean(0) >= (LEAST_DEFINED if patients > 1 else np.inf)
-        # NaN columns would make nanpercentile warn; they are given no interval below.
-        low_high = np.nanpercentile(np.where(trusted, values, 0.0), tails, axis=0)
-        result[name] = np.where(trusted, low_high, np.nan)
-    return result
+
+def resampled(matrices: NDArray[np.int64], seed: int = 0) -> NDArray[np.int64]:
+    """Confusion matrix of each resample of the patients, (RESAMPLES, classes, classes)."""
+    return np.tensordot(bootstrap.draw(len(matrices), seed), matrices, axes=1)
 
 
 def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,6 +1,6 @@
 """What a trained model answers on the validation and test splits, and how good that is.
 
-Nothing is chosen here: the model was picked by its validation loss, and the answer is the most probable class.
+Nothing is chosen here but a temperature, on the validation split: the model was picked there too, and the answer is the most probable class.
 """
 
 from typing import Any
@@ -9,36 +9,24 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, precision_recall_curve
 
-from mammo_etl.reader import PublishedRun
+from mammo_etl.reader import PublishedRun, read_table
 from mammo_etl.records import Split
 from mammo_etl.workspace import replacing, write_json
-from mammo_model import confusion
+from mammo_model import bootstrap
+from mammo_model.calibration import BINS, TEMPERATURES, calibration, fit_temperature, scaled
+from mammo_model.classification import groups_of, metrics_of
+from mammo_model.errors import as_rows, worst_errors
+from mammo_model.levels import by_finding, level_metrics, probabilities_of
 from mammo_model.progress import SILENT, Progress
-from mammo_model.settings import FORMAT_VERSION, TrainingSettings
+from mammo_model.settings import TrainingSettings
 from mammo_model.training import TrainedModel, feed_of
 
 EVALUATED = (Split.TEST, Split.VALIDATION)
 """Splits that predictions are made for."""
 
-CURVE_POINTS = 200
-"""Most points of a precision-recall curve in metrics.json; predictions.parquet holds what the whole curve follows from."""
-
-LEAST_PATIENTS = 5
-"""A source or scanner with fewer patients in the test split gets no figures: they would be those of a few women."""
-
-_OVERALL = (
-    "accuracy",
-    "balanced_accuracy",
-    "weighted_precision",
-    "weighted_recall",
-    "weighted_f1",
-    "macro_precision",
-    "macro_recall",
-    "macro_f1",
-)
+METRICS_VERSION = 2
+"""Version of metrics.json and predictions.parquet; 1 had figures of patches alone."""
 
 
 def evaluate(
@@ -47,28 +35,12 @@ def evaluate(
     """Predictions and metrics of the model, also written to `predictions.parquet` and `metrics.json` in its folder."""
     predictions = predict(run, settings, trained, progress)
     metrics = {
-        "format_version": FORMAT_VERSION,
+        "format_version": METRICS_VERSION,
         "model_id": trained.model_id,
         "run_id": run.run_id,
         # Runs made before the split could be chosen were split by patient.
         "split_by": run.manifest["settings"]["plan"].get("split", "patient"),
-        "classes": list(settings.classes),
-        "intervals": {
-            "level": confusion.LEVEL,
-            "unit": "patient",
-            "resamples": confusion.RESAMPLES,
-            "method": "percentile bootstrap",
-        },
-        "splits": {
-            split.value: metrics_of(predictions[predictions["split"] == split], settings.classes) for split in EVALUATED
-        },
-        "test_groups": {
-            "least_patients": LEAST_PATIENTS,
-            "source": metrics_by(predictions[predictions["split"] == Split.TEST], ["source"], settings.classes),
-            "scanner": metrics_by(
-                predictions[predictions["split"] == Split.TEST], ["source", "scanner"], settings.classes
-            ),
-        },
+        **metrics_of_all(predictions, settings.classes),
     }
     with replacing(trained.folder / "predictions.parquet") as temporary:
         pq.write_table(pa.Table.from_pandas(predictions, preserve_index=False), temporary)
@@ -76,24 +48,73 @@ def evaluate(
     return predictions, metrics
 
 
+def metrics_of_all(predictions: pd.DataFrame, classes: tuple[str, ...]) -> dict[str, Any]:
+    """All of metrics.json that follows from the predictions. Where a figure is {value, low, high}, its 95% interval is by `intervals`.
+
+    classes       names, in the order of the network's outputs
+    intervals     how they were made
+    splits        test and validation: figures of the classes over patches, as `mammo_model.classification.metrics_of`
+    findings      the same over findings of the test split, each with the mean of its patches; all are abnormal
+    levels        patch, finding, image, patient, of the test split: abnormal or not, malignant or not; as `mammo_model.levels.level_metrics`
+    calibration   `temperature`, fitted on the validation split, `at_limit` if it is the least or greatest that is tried; for both splits `before` and `after` it, as `mammo_model.calibration.calibration`
+    test_groups   by source, scanner, density, subtlety and diameter; as `mammo_model.classification.groups_of`
+    test_errors   the worst, `missed` and `false_alarms`; as `mammo_model.errors`
+    """
+    by_split = {split: predictions[predictions["split"] == split] for split in EVALUATED}
+    test = by_split[Split.TEST]
+    return {
+        "classes": list(classes),
+        "intervals": {
+            "level": bootstrap.LEVEL,
+            "unit": "patient",
+            "resamples": bootstrap.RESAMPLES,
+            "method": "percentile bootstrap",
+        },
+        "splits": {split.value: metrics_of(part, classes) for split, part in by_split.items()},
+        "findings": metrics_of(by_finding(test, classes), classes, "findings"),
+        "levels": level_metrics(test, classes),
+        "calibration": calibration_metrics(by_split, classes),
+        "test_groups": groups_of(test, classes),
+        "test_errors": {name: as_rows(errors, classes) for name, errors in worst_errors(test, classes).items()},
+    }
+
+
+def calibration_metrics(by_split: dict[Split, pd.DataFrame], classes: tuple[str, ...]) -> dict[str, Any]:
+    """The temperature that the validation split asks for, and how both splits are calibrated before and after it."""
+    validation = by_split[Split.VALIDATION]
+    temperature = fit_temperature(probabilities_of(validation, len(classes)), validation["target"].to_numpy(np.int64))
+    result: dict[str, Any] = {
+        "temperature": temperature,
+        "at_limit": bool(np.isclose(temperature, TEMPERATURES, rtol=1e-3).any()),
+        "fitted_on": Split.VALIDATION.value,
+        "bins": BINS,
+    }
+    for split, part in by_split.items():
+        probabilities = probabilities_of(part, len(classes))
+        truth, patients = part["target"].to_numpy(np.int64), bootstrap.patient_numbers(part)
+        result[split.value] = {
+            "before": calibration(probabilities, truth, patients),
+            "after": calibration(scaled(probabilities, temperature), truth, patients),
+        }
+    return result
+
+
 def predict(
     run: PublishedRun, settings: TrainingSettings, trained: TrainedModel, progress: Progress = SILENT
 ) -> pd.DataFrame:
     """One row per patch of the validation and test splits, by row of the store.
 
-    Columns: row, patch_id, source, scanner, patient_id, split, label (0 to 4, as in the patch table), target (the class that the network should
-    answer), predicted (the class that it answered), p0 ... (float32, the probability that it gave to each class).
+    Columns: those of `described_patches`, target (the class that the network should answer), predicted (the class that it answered),
+    p0 ... (float32, the probability that it gave to each class).
     """
-    patches = run.patches()
-    patches = patches[patches["split"].isin(EVALUATED)].sort_values("row", ignore_index=True)
-    feed = feed_of(run, patches, settings)
+    table = described_patches(run)
+    feed = feed_of(run, table, settings)
     model = trained.load()
     parts = []
     for done, (batch, _) in enumerate(feed.in_order(), start=1):
         parts.append(np.asarray(model.predict_on_batch(batch)))
         progress.on_batch(done, len(feed))
     probabilities = np.concatenate(parts)
-    table = patches[["row", "patch_id", "source", "scanner", "patient_id", "split", "label"]].copy()
     table["target"] = feed.targets
     table["predicted"] = probabilities.argmax(1)
     for index in range(len(settings.classes)):
@@ -101,111 +122,21 @@ def predict(
     return table
 
 
-def probabilities_of(predictions: pd.DataFrame, classes: int) -> NDArray[np.float64]:
-    """The probabilities of a table of predictions, (patches, classes)."""
-    return predictions[[f"p{index}" for index in range(classes)]].to_numpy(np.float64)
+def described_patches(run: PublishedRun) -> pd.DataFrame:
+    """The patches of the validation and test splits, by row of the store, with what their figures are grouped by.
 
-
-def metrics_of(predictions: pd.DataFrame, classes: tuple[str, ...]) -> dict[str, Any]:
-    """All figures of some predictions, ready for JSON: null where a figure or its interval is not defined.
-
-    Of the figures with intervals each is {value, low, high}. Patients are told apart by source and patient_id, since sources
-    number theirs independently.
+    Columns of the patch table: row, patch_id, source, scanner, patient_id, image_id, finding_id (empty for normal tissue), split, label (0 to 4),
+    y, x, size. From `scans`: density; from `findings`: subtlety (both Int64, null if not stated). diameter: that of the circle of the
+    ROI's area, pixels of the film as scanned; NaN for normal tissue. The ROI's area follows from how much of it a patch holds, and of the patch it covers.
     """
-    truth = predictions["target"].to_numpy(np.int64)
-    matrices = _matrices(predictions, len(classes))
-    total = matrices.sum(0)
-    values, bounds = confusion.measures(total), confusion.intervals(matrices)
-    probabilities = probabilities_of(predictions, len(classes))
-    support = total.sum(1)
-    per_class = [
-        {
-            "name": name,
-            "support": int(support[index]),
-            "patients": int((matrices[:, index].sum(1) > 0).sum()),
-            "predicted": int(total[:, index].sum()),
-            **{
-                measure: _figure(values[measure][index], bounds[measure][:, index])
-                for measure in ("precision", "recall", "f1")
-            },
-            **_precision_recall(truth == index, probabilities[:, index]),
-        }
-        for index, name in enumerate(classes)
-    ]
-    return {
-        "patches": len(predictions),
-        "patients": len(matrices),
-        "majority_share": _number(values["majority_share"]),
-        **{name: _figure(values[name], bounds[name]) for name in _OVERALL},
-        "per_class": per_class,
-        "confusion": total.tolist(),
-        "confusion_normalised": [(row / row.sum()).tolist() if row.any() else None for row in total],
-    }
-
-
-def metrics_by(predictions: pd.DataFrame, columns: list[str], classes: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Figures of each group of predictions that agree in `columns`, sorted by these: a model that has learned the scanner shows it here.
-
-    Each has patches, patients, and as {value, low, high}: accuracy; balanced_accuracy (null unless the group shows two classes);
-    normal_recall, the share of normal patches called normal; abnormal_recall, that of abnormal patches called abnormal, of whatever class.
-    All are null with fewer than LEAST_PATIENTS patients.
-    """
-    return [
-        {**dict(zip(columns, names, strict=True)), **_group_metrics(_matrices(group, len(classes)))}
-        for names, group in predictions.groupby(columns)
-    ]
-
-
-def _group_metrics(matrices: NDArray[np.int64]) -> dict[str, Any]:
-    """`matrices` as from `mammo_model.confusion.by_patient`."""
-    # Class 0 is Normal, for two classes and for five.
-    binary = np.add.reduceat(np.add.reduceat(matrices, [0, 1], axis=1), [0, 1], axis=2)
-    values, bounds = confusion.measures(matrices.sum(0)), confusion.intervals(matrices)
-    recall, recall_bounds = confusion.measures(binary.sum(0))["recall"], confusion.intervals(binary)["recall"]
-    enough = len(matrices) >= LEAST_PATIENTS
-    figures = {
-        "accuracy": (values["accuracy"], bounds["accuracy"], enough),
-        "balanced_accuracy": (
-            values["balanced_accuracy"],
-            bounds["balanced_accuracy"],
-            enough and np.count_nonzero(matrices.sum((0, 2))) > 1,
-        ),
-        "normal_recall": (recall[0], recall_bounds[:, 0], enough),
-        "abnormal_recall": (recall[1], recall_bounds[:, 1], enough),
-    }
-    return {
-        "patches": int(matrices.sum()),
-        "patients": len(matrices),
-        **{
-            name: _figure(value, low_high) if given else {"value": None, "low": None, "high": None}
-            for name, (value, low_high, given) in figures.items()
-        },
-    }
-
-
-def _matrices(predictions: pd.DataFrame, classes: int) -> NDArray[np.int64]:
-    """Confusion matrix of each patient, (patients, classes, classes)."""
-    truth = predictions["target"].to_numpy(np.int64)
-    answers = predictions["predicted"].to_numpy(np.int64)
-    patients = predictions.groupby(["source", "patient_id"]).ngroup().to_numpy().astype(np.int64)
-    return confusion.by_patient(truth, answers, patients, classes)
-
-
-def _precision_recall(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> dict[str, Any]:
-    """Average precision of one class against the rest, and its curve; null without patches of the class, or without others."""
-    if positive.all() or not positive.any():
-        return {"average_precision": None, "precision_recall_curve": None}
-    precision, recall, _ = precision_recall_curve(positive, scores, drop_intermediate=True)
-    kept = np.unique(np.linspace(0, len(recall) - 1, min(len(recall), CURVE_POINTS)).round().astype(int))
-    return {
-        "average_precision": float(average_precision_score(positive, scores)),
-        "precision_recall_curve": {"recall": recall[kept].tolist(), "precision": precision[kept].tolist()},
-    }
-
-
-def _figure(value: Any, bounds: NDArray[np.float64]) -> dict[str, float | None]:
-    return {"value": _number(value), "low": _number(bounds[0]), "high": _number(bounds[1])}
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if np.isfinite(value) else None
+    patches = run.patches()
+    patches = patches[patches["split"].isin(EVALUATED)].sort_values("row", ignore_index=True)
+    columns = ["row", "patch_id", "source", "scanner", "patient_id", "image_id", "finding_id", "split", "label"]
+    table = patches[[*columns, "y", "x", "size"]].copy()
+    for column, name, key in (("density", "scans", "image_id"), ("subtlety", "findings", "finding_id")):
+        stated = read_table(run.folder / f"{name}.parquet", [key, column]).to_pandas().set_index(key)[column]
+        table[column] = table[key].map(stated.astype("Int64"))
+    of_finding = patches["finding_id"] != ""
+    area = (patches["roi_coverage"] * patches["size"] ** 2 / patches["roi_fraction"]).where(of_finding)
+    table["diameter"] = 2 * np.sqrt(area / np.pi)
+    return table

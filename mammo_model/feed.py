@@ -1,4 +1,4 @@
-"""Batches of patches, straight from the store.
+"""Batches of patches, straight from the store, as NumPy arrays: no framework is needed here.
 
 The store reads single patches so fast that every epoch can visit all of them in a new random order: no shuffle buffer, no second copy.
 """
@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mammo_model.sampling import SamplingPlan
+
 Batch = tuple[NDArray[np.uint8] | NDArray[np.uint16], NDArray[np.int64]]
 """Patches (batch, size, size, 1) and their classes (batch,)."""
 
@@ -18,9 +20,17 @@ READ_AHEAD = 4
 """Batches being read, on TensorStore's own threads, while one is in use: 10 MB at 32 patches of 256 pixels and 8 bits."""
 
 
-def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """A permutation of 0 to count - 1, the same for the same seed and epoch whatever came before it."""
-    return np.random.default_rng((seed, epoch)).permutation(count)
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a training is in its feed. The seed does the rest: nothing else is needed to feed on from there."""
+
+    epoch: int = 0
+    """Whole epochs fed."""
+    step: int = 0
+    """Batches fed of the epoch after them."""
+
+
+START = Position()
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,10 +46,6 @@ class PatchFeed:
     batch_size: int
     """Patches in a batch; the last one of an epoch may be smaller."""
 
-    def __len__(self) -> int:
-        """Batches in an epoch."""
-        return -(-len(self.rows) // self.batch_size)
-
     @property
     def size(self) -> int:
         """Height and width of a patch, pixels."""
@@ -51,14 +57,27 @@ class PatchFeed:
         dtype: np.dtype[Any] = self.store.dtype.numpy_dtype
         return dtype
 
+    def batches_of(self, patches: int) -> int:
+        """Batches that so many patches make."""
+        return -(-patches // self.batch_size)
+
+    def __len__(self) -> int:
+        """Batches of all patches of the split."""
+        return self.batches_of(len(self.rows))
+
     def in_order(self) -> Iterator[Batch]:
         """Every patch once, in the order of `rows`."""
         return self._read(self._batches(np.arange(len(self.rows))))
 
-    def shuffled(self, seed: int, epochs: Iterable[int]) -> Iterator[Batch]:
-        """Every patch once per epoch, in that epoch's own order; the batches of one epoch after those of the other."""
-        orders = (epoch_order(len(self.rows), seed, epoch) for epoch in epochs)
-        return self._read(batch for order in orders for batch in self._batches(order))
+    def shuffled(self, plan: SamplingPlan, seed: int, epochs: int, start: Position = START) -> Iterator[Batch]:
+        """The batches of `epochs` epochs in all, from `start` on: each in its own order over the whole split, one right after the other."""
+
+        def positions() -> Iterator[NDArray[np.int64]]:
+            for epoch in range(start.epoch, epochs):
+                skipped = start.step * self.batch_size if epoch == start.epoch else 0
+                yield from self._batches(plan.epoch(seed, epoch)[skipped:])
+
+        return self._read(positions())
 
     def _batches(self, order: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         for start in range(0, len(order), self.batch_size):

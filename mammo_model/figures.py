@@ -1,5 +1,6 @@
 """Pictures of a model run, as PNG files."""
 
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,8 @@ def save(figure: Figure, path: Place) -> Place:
     return path
 
 
-def confusion_figure(metrics: dict[str, Any], classes: tuple[str, ...], title: str) -> Figure:
-    """Confusion matrix of one split: patches counted, and as shares of each true class; classes without patches are marked."""
+def confusion_figure(metrics: dict[str, Any], classes: tuple[str, ...], title: str, unit: str = "Patches") -> Figure:
+    """Confusion matrix: cases counted, patches or what `unit` says, and as shares of each true class; classes without any are marked."""
     figure = Figure(figsize=(12.5, 5.6), layout="constrained")
     figure.suptitle(title)
     left, right = figure.subplots(1, 2)
@@ -42,7 +43,7 @@ def confusion_figure(metrics: dict[str, Any], classes: tuple[str, ...], title: s
     shares = np.array([row or [np.nan] * len(classes) for row in metrics["confusion_normalised"]], float)
     # Colours follow the shares in both panels: with 85% normal patches, colours by count would show one dark cell.
     for axes, name, texts in (
-        (left, "Patches", [[f"{count:,}" for count in row] for row in counts]),
+        (left, unit, [[f"{count:,}" for count in row] for row in counts]),
         (right, "Share of each true class", [["-" if np.isnan(s) else f"{s:.1%}" for s in row] for row in shares]),
     ):
         axes.imshow(np.nan_to_num(shares), cmap="Blues", vmin=0, vmax=1)
@@ -84,7 +85,7 @@ def precision_recall_figure(metrics: dict[str, Any], title: str) -> Figure:
             )
             continue
         f1 = entry["f1"]["value"]
-        figures = f"AP {entry['average_precision']:.3f}, F1 {'-' if f1 is None else format(f1, '.3f')}"
+        figures = f"AP {entry['average_precision']['value']:.3f}, F1 {'-' if f1 is None else format(f1, '.3f')}"
         axes.step(
             curve["recall"],
             curve["precision"],
@@ -97,6 +98,65 @@ def precision_recall_figure(metrics: dict[str, Any], title: str) -> Figure:
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.03))
     # Below the axes: nowhere inside is free of curves for every model.
     figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    return figure
+
+
+def roc_figure(levels: dict[str, Any], title: str) -> Figure:
+    """Sensitivity against false positives, a panel per question and in it a curve per level; the legend gives the area with its interval."""
+    questions = list(levels["patch"]["questions"])
+    figure = Figure(figsize=(11.8, 5.6), layout="constrained")
+    figure.suptitle(title)
+    for axes, question in zip(figure.subplots(1, len(questions), squeeze=False).flat, questions, strict=True):
+        axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8, linestyle="--")
+        for colour, (level, entry) in zip(COLOURS, levels.items(), strict=False):
+            if question not in entry["questions"]:
+                continue
+            answers = entry["questions"][question]
+            curve, area = answers["roc_curve"], answers["roc_auc"]
+            if curve is None:
+                axes.plot([], [], color=colour, linestyle=":", label=f"{level}: no curve")
+                continue
+            interval = "" if area["low"] is None else f" ({area['low']:.3f} to {area['high']:.3f})"
+            axes.plot(
+                curve["false_positive_rate"],
+                curve["sensitivity"],
+                color=colour,
+                linewidth=1.6,
+                label=f"{level}: {area['value']:.3f}{interval}",
+            )
+        axes.set(
+            title=question.capitalize(),
+            xlabel="1 - specificity",
+            ylabel="sensitivity",
+            xlim=(-0.01, 1.01),
+            ylim=(-0.01, 1.02),
+            aspect="equal",
+        )
+        axes.legend(loc="lower right", fontsize=9, title="area under the curve, by", title_fontsize=9)
+    return figure
+
+
+def reliability_figure(calibration: dict[str, Any], bins: int, title: str) -> Figure:
+    """Share of right answers against confidence, before and after temperature scaling, and below how many patches are that confident."""
+    figure = Figure(figsize=(11, 5.8), layout="constrained")
+    figure.suptitle(title)
+    grid = figure.subplots(2, 2, sharex=True, height_ratios=(3, 1))
+    for column, when in enumerate(("before", "after")):
+        curve, counts = grid[0][column], grid[1][column]
+        entries = calibration[when]["reliability"]
+        confidence = np.array([entry["confidence"] for entry in entries])
+        accuracy = np.array([entry["accuracy"]["value"] for entry in entries])
+        bounds = np.array([[entry["accuracy"]["low"], entry["accuracy"]["high"]] for entry in entries], float)
+        curve.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8, linestyle="--")
+        # What has no interval gets no bar: NaN is not drawn. A value can lie outside its percentile interval.
+        bars = np.maximum(np.stack([accuracy - bounds[:, 0], bounds[:, 1] - accuracy]), 0)
+        curve.errorbar(confidence, accuracy, bars, color=RIGHT, marker="o", markersize=4, capsize=2, linewidth=1.2)
+        ece = calibration[when]["ece"]["value"]
+        curve.set(title=f"{when.capitalize()} temperature scaling: ECE {ece:.3f}", xlim=(0, 1), ylim=(-0.02, 1.02))
+        counts.bar(confidence, [entry["patches"] for entry in entries], width=0.8 / bins, color="#8fa8c8")
+        counts.set(xlabel="confidence", yscale="log", ylim=(0.5, None))
+    grid[0][0].set_ylabel("share of right answers")
+    grid[1][0].set_ylabel("patches")
     return figure
 
 
@@ -135,19 +195,46 @@ def examples_figure(
     return figure
 
 
+def errors_figure(
+    patches: NDArray[np.uint8] | NDArray[np.uint16], errors: pd.DataFrame, classes: tuple[str, ...], title: str
+) -> Figure:
+    """Patches (n, size, size), numbered from 1, with P(abnormal), what is true, and the finding, or the film where there is none.
+
+    `errors` has the columns abnormal, target, finding_id and image_id.
+    """
+    rows = -(-len(errors) // EXAMPLES_PER_CLASS)
+    figure = Figure(figsize=(13, 2.55 * rows + 0.5), layout="constrained")
+    figure.suptitle(title)
+    grid = figure.subplots(rows, EXAMPLES_PER_CLASS, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for number, (axes, patch, error) in enumerate(
+        zip(grid.flat, patches, errors.to_dict("records"), strict=False), start=1
+    ):
+        _show_patch(axes, patch, WRONG)
+        heading = f"{number}. P(abnormal) {error['abnormal']:.3f}\ntrue: {classes[error['target']]}"
+        axes.set_title(heading, fontsize=9, color=WRONG)
+        axes.set_xlabel(textwrap.fill(error["finding_id"] or error["image_id"], 28), fontsize=8, color="#444444")
+    return figure
+
+
 def _example(
     axes: Axes, patch: NDArray[np.uint8] | NDArray[np.uint16], example: pd.Series, classes: tuple[str, ...]
 ) -> None:
     right = example["predicted"] == example["target"]
     colour = RIGHT if right else WRONG
+    _show_patch(axes, patch, colour)
+    answer = f"{classes[example['predicted']]} {example['probability']:.0%}"
+    axes.set_title(f"{answer}\ntrue: {classes[example['target']]}", fontsize=8, color=colour)
+
+
+def _show_patch(axes: Axes, patch: NDArray[np.uint8] | NDArray[np.uint16], colour: str) -> None:
     axes.set_axis_on()
     axes.imshow(patch, cmap="gray", vmin=0, vmax=np.iinfo(patch.dtype).max)
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set(color=colour, linewidth=2)
-    answer = f"{classes[example['predicted']]} {example['probability']:.0%}"
-    axes.set_title(f"{answer}\ntrue: {classes[example['target']]}", fontsize=8, color=colour)
 
 
 def pick_examples(predictions: pd.DataFrame, classes: tuple[str, ...], seed: int) -> pd.DataFrame:

@@ -1,28 +1,32 @@
 """A model run from a published dataset run to its report."""
 
-import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import tensorflow as tf
+from numpy.typing import NDArray
 
 from mammo_etl.files import digest_of_file
 from mammo_etl.places import Place, files_below, name_below, place_of
 from mammo_etl.reader import PublishedRun, open_run
 from mammo_etl.records import Split
+from mammo_etl.settings import digest
 from mammo_etl.workspace import Workspace, read_json, write_bytes, write_json
-from mammo_model import figures, report
+from mammo_model import backend, figures, report
+from mammo_model.errors import ERRORS, worst_errors
 from mammo_model.evaluation import EVALUATED, evaluate
+from mammo_model.onnx_export import TOLERANCE, can_export, export_onnx
 from mammo_model.progress import SILENT, Progress
 from mammo_model.settings import FORMAT_VERSION, TrainingSettings
 from mammo_model.training import TrainedModel, model_id_of, train
+
+EXPORT_CHECKED = 32
+"""Patches on which an export must answer as the model does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,7 @@ def train_and_evaluate(
     """Trains on the published run (or the one named), evaluates, draws and reports, all in WORKSPACE/models/<model_id>/.
 
     `manifest.json` is written last: where it stands, the model run is whole, and is returned as it is. A run that was stopped goes on where it
-    was: training after its last whole epoch, everything after training from its start.
+    was: training where it last saved its state, everything after training from its start.
 
     Raises mammo_etl.reader.ReaderError without such a run, and mammo_model.training.TrainingError if it cannot be learned from.
     """
@@ -70,22 +74,27 @@ def train_and_evaluate(
         predictions, metrics = evaluate(run, settings, trained, progress)
     with _stage("figures", timings, progress):
         pictures = draw(run, settings, trained, predictions, metrics)
+    onnx = None
+    if can_export():
+        with _stage("export", timings, progress):
+            difference = export_onnx(trained.load(), folder / "model.onnx", example_patches(run, predictions))
+            onnx = {"largest_difference": difference, "tolerance": TOLERANCE}
     manifest = {
         "format_version": FORMAT_VERSION,
         "model_id": model_id,
         "run_id": run.run_id,
         "phantom": bool(run.manifest.get("phantom", False)),
+        # Below the workspace.
+        "cleaned_films": name_below(_cleaned_films(workspace, run), workspace),
         "settings": settings.model_dump(mode="json"),
         "settings_digest": settings.digest(),
         "epochs": len(history),
         "best_epoch": trained.best_epoch(),
         "parameters": int(trained.load().count_params()),
-        "device": "GPU" if tf.config.list_physical_devices("GPU") else "CPU",
-        "versions": {
-            "Python": platform.python_version(),
-            **{name: version(name) for name in ("keras", "numpy", "scikit-learn")},
-            "tensorflow": tf.__version__,
-        },
+        "device": "GPU" if backend.on_gpu() else "CPU",
+        "precision": backend.precision_of(settings),
+        "onnx": onnx,
+        "versions": backend.versions(),
         "timings": timings,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -105,35 +114,53 @@ def draw(
     predictions: pd.DataFrame,
     metrics: dict[str, Any],
 ) -> dict[str, Place]:
-    """Draws all figures into the model's folder `figures`; caption -> file, in the order of the report."""
-    folder = trained.folder / "figures"
-    classes = settings.classes
-    captions = {}
-    for split in EVALUATED:
-        of_split = metrics["splits"][split.value]
-        drawn = figures.confusion_figure(of_split, classes, f"Confusion matrix, {split} split")
-        path = figures.save(drawn, folder / f"confusion_{split}.png")
-        if split == Split.TEST:
-            captions[
-                "Confusion matrix of the test split: what is true in rows, what the model predicted in columns."
-            ] = path
-    test = metrics["splits"][Split.TEST.value]
-    captions["Precision against recall of each class against the rest, test split; grey lines join equal F1."] = (
-        figures.save(
-            figures.precision_recall_figure(test, "Precision and recall, test split"), folder / "precision_recall.png"
+    """Draws all figures into the model's folder `figures`; name, as the report asks for it -> file, which is NAME.png.
+
+    There is no sheet of errors of a kind that the model did not make, and no confusion matrix of findings without any.
+    """
+    classes, test = settings.classes, predictions[predictions["split"] == Split.TEST]
+    store = run.open_patches()
+
+    def patches_of(table: pd.DataFrame) -> Any:
+        return store[table["row"].to_numpy(np.int64)].read().result()
+
+    of_test = metrics["splits"][Split.TEST.value]
+    drawn = {
+        f"confusion_{split}": figures.confusion_figure(
+            metrics["splits"][split.value], classes, f"Confusion matrix, {split} split"
         )
+        for split in EVALUATED
+    }
+    if metrics["findings"]["findings"]:
+        drawn["confusion_findings"] = figures.confusion_figure(
+            metrics["findings"], classes, "Confusion matrix of findings, test split", "Findings"
+        )
+    drawn["precision_recall"] = figures.precision_recall_figure(of_test, "Precision and recall, test split")
+    drawn["roc"] = figures.roc_figure(metrics["levels"], "Receiver operating characteristic, test split")
+    drawn["reliability"] = figures.reliability_figure(
+        metrics["calibration"][Split.TEST.value], metrics["calibration"]["bins"], "Reliability, test split"
     )
-    captions["Loss and accuracy by epoch; the dashed line marks the model that was kept."] = figures.save(
-        figures.learning_figure(trained.history(), trained.best_epoch()), folder / "learning.png"
-    )
-    examples = figures.pick_examples(predictions[predictions["split"] == Split.TEST], classes, settings.seed)
-    patches = run.open_patches()[examples["row"].to_numpy(np.int64)].read().result()
-    captions[
-        "Test patches drawn at random from each class, with the answer and its probability: blue right, red wrong."
-    ] = figures.save(
-        figures.examples_figure(patches, examples, classes, "Examples, test split"), folder / "examples.png"
-    )
-    return captions
+    drawn["learning"] = figures.learning_figure(trained.history(), trained.best_epoch())
+    examples = figures.pick_examples(test, classes, settings.seed)
+    drawn["examples"] = figures.examples_figure(patches_of(examples), examples, classes, "Examples, test split")
+    for name, errors in worst_errors(test, classes).items():
+        if len(errors):
+            title = f"{ERRORS[name].capitalize()}, worst first, test split"
+            drawn[f"errors_{name}"] = figures.errors_figure(patches_of(errors), errors, classes, title)
+    return {name: figures.save(figure, trained.folder / "figures" / f"{name}.png") for name, figure in drawn.items()}
+
+
+def _cleaned_films(workspace: Place, run: PublishedRun) -> Place:
+    """Folder of the films that the run's patches were cut from."""
+    cleaning = run.manifest["settings"]["cleaning"]
+    return Workspace(workspace).images(digest(cleaning, version=run.manifest["format_version"]))
+
+
+def example_patches(run: PublishedRun, predictions: pd.DataFrame) -> NDArray[Any]:
+    """The first patches of the validation and test splits, (n, size, size, 1), on which an export is checked."""
+    rows = predictions["row"].to_numpy(np.int64)[:EXPORT_CHECKED]
+    patches: NDArray[Any] = run.open_patches()[rows].read().result()[..., np.newaxis]
+    return patches
 
 
 @contextmanager

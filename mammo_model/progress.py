@@ -13,7 +13,7 @@ class Progress:
     """Functions that are called as the work goes on, in the thread that does it. What they raise ends the work."""
 
     on_stage: Callable[[str], None] = _ignore
-    """A stage begins: training, evaluation, figures or report."""
+    """A stage begins: training, evaluation, figures, export (where it can be done) or report."""
     on_epoch: Callable[[int, int, Mapping[str, float]], None] = _ignore
     """An epoch is done and saved: epochs done, epochs in all, and its row of history.csv."""
     on_batch: Callable[[int, int], None] = _ignore

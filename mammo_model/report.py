@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 import pandas as pd
@@ -10,6 +11,7 @@ from markupsafe import Markup
 
 from mammo_etl.places import Place
 from mammo_etl.records import Label, Split
+from mammo_model.errors import ERRORS
 from mammo_model.settings import TrainingSettings
 
 SEED_WORK = "the seed work (2020)"
@@ -46,7 +48,10 @@ def render(
     patches: pd.DataFrame,
     figures: Mapping[str, Place],
 ) -> str:
-    """The page; `figures` maps a caption to each picture, and `patches` is the run's patch table."""
+    """The page; `figures` are pictures by the names that the template asks for, left out where there is none, and `patches` is the run's patch table.
+
+    It needs no other file; links to films and to the dataset run's page work where it lies in its workspace.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mammo_model"),
         autoescape=True,
@@ -56,6 +61,7 @@ def render(
     )
     environment.filters["share"] = _share
     environment.filters["interval"] = _interval
+    environment.filters["film"] = lambda image_id: f"../../{manifest['cleaned_films']}/{quote(image_id)}.png"
     test = metrics["splits"][Split.TEST.value]
     published = PUBLISHED_BINARY if settings.binary else PUBLISHED_FIVE
     return environment.get_template("report.html.j2").render(
@@ -70,7 +76,8 @@ def render(
         seed_work=SEED_WORK,
         data=data_table(patches),
         shared_patients=shared_patients(patches),
-        figures={caption: base64.b64encode(path.read_bytes()).decode("ascii") for caption, path in figures.items()},
+        errors=ERRORS,
+        figures={name: base64.b64encode(path.read_bytes()).decode("ascii") for name, path in figures.items()},
     )
 
 

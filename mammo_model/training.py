@@ -1,23 +1,31 @@
 """Training a network on a published run."""
 
-import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pandas as pd
-import tensorflow as tf
+from numpy.typing import NDArray
+from sklearn.utils.class_weight import compute_class_weight
 
 from mammo_etl.places import Place, local_copy, move, remove_tree
 from mammo_etl.reader import PublishedRun
 from mammo_etl.records import Split
-from mammo_model.architectures import build_network
-from mammo_model.checkpoints import Checkpoints, read_history
-from mammo_model.feed import Batch, PatchFeed
+from mammo_model import backend
+from mammo_model.architectures import build_network, least_size
+from mammo_model.checkpoints import Checkpoints, Progressed, best_epoch, read_history, variables_of
+from mammo_model.compiling import compiled
+from mammo_model.course import Course
+from mammo_model.feed import PatchFeed
 from mammo_model.progress import SILENT, Progress
+from mammo_model.sampling import SamplingError, plan_epochs
 from mammo_model.settings import TrainingSettings
+from mammo_model.task import Task
+
+SAVE_SECONDS = 60.0
+"""Time between two checkpoints within an epoch: what a kill costs at most."""
 
 
 class TrainingError(Exception):
@@ -35,12 +43,12 @@ class TrainedModel:
 
     @property
     def model_path(self) -> Place:
-        """The network of the epoch with the least validation loss; written last, so that it marks the training as finished."""
+        """The network of the best epoch; written last, so that it marks the training as finished."""
         return self.folder / "model.keras"
 
     @property
     def history_path(self) -> Place:
-        """Table: epoch (from 1), loss, accuracy, val_loss, val_accuracy, seconds."""
+        """Table: epoch (from 1), loss, accuracy, val_loss, val_accuracy, val_macro_f1, seconds."""
         return self.folder / "history.csv"
 
     def history(self) -> pd.DataFrame:
@@ -48,9 +56,11 @@ class TrainedModel:
         return pd.DataFrame(read_history(self.history_path))
 
     def best_epoch(self) -> int:
-        """Epoch, from 1, whose model was kept."""
-        history = self.history()
-        return int(history["epoch"].to_numpy()[history["val_loss"].argmin()])
+        """Epoch, from 1, whose model was kept: see `mammo_model.checkpoints.best_epoch`."""
+        best = best_epoch(read_history(self.history_path))
+        if best is None:
+            raise ValueError(f"{self.history_path}: no epoch with a validation loss")
+        return best
 
     def load(self) -> Any:
         """The Keras model, for prediction."""
@@ -74,52 +84,65 @@ def feed_of(run: PublishedRun, patches: pd.DataFrame, settings: TrainingSettings
 
 
 def train(
-    run: PublishedRun, settings: TrainingSettings, models_folder: Place, progress: Progress = SILENT
+    run: PublishedRun,
+    settings: TrainingSettings,
+    models_folder: Place,
+    progress: Progress = SILENT,
+    save_seconds: float = SAVE_SECONDS,
 ) -> TrainedModel:
-    """Trains on the run's train split and keeps the model of the epoch with the least loss on its validation split.
+    """Trains on the run's train split and keeps the model of the epoch with the highest macro F1 on its validation split.
 
-    A finished training is returned at once; one that was stopped goes on after its last whole epoch. On a CPU the same run and settings
-    give the same model, stopped or not.
+    A finished training is returned at once; one that was stopped goes on where it last saved its state, which it does after each epoch and, within
+    one, each time that `save_seconds` have passed. On a CPU the same run and settings give the same model, stopped or not.
 
-    Raises TrainingError if a split is empty, the training patches are all of one class, the patches are too small for the depth, or the
-    loss was never a number.
+    Raises TrainingError if a split is empty, the training patches are all of one class or not those that the settings ask for, the patches are too
+    small for the architecture, or the loss was never a number.
     """
     trained = TrainedModel(model_id_of(run.run_id, settings), models_folder / model_id_of(run.run_id, settings))
-    working = trained.folder / "checkpoints"
+    checkpoints = Checkpoints(trained.folder / "checkpoints", trained.history_path)
     if trained.model_path.exists():
-        if working.is_dir():
-            remove_tree(working)
+        if checkpoints.folder.is_dir():
+            remove_tree(checkpoints.folder)
         return trained
-    patches = run.patches()
-    check_splits(run, patches, settings)
-    feeds = {
-        split: feed_of(run, patches[patches["split"] == split], settings) for split in (Split.TRAIN, Split.VALIDATION)
-    }
-    size = feeds[Split.TRAIN].size
-    if size < 2**settings.depth:
-        raise TrainingError(f"run {run.run_id}: patches of {size} pixels are too small for a depth of {settings.depth}")
-
-    on_gpu = bool(tf.config.list_physical_devices("GPU"))
-    keras.utils.set_random_seed(settings.seed)
-    if not on_gpu:
-        tf.config.experimental.enable_op_determinism()
-    model = build_network(size, settings, feeds[Split.TRAIN].dtype)
-    model.compile(
-        optimizer=keras.optimizers.Adam(settings.learning_rate),
-        loss="sparse_categorical_crossentropy",
-        metrics=["accuracy"],
-        # On a CPU XLA trains no faster (measured at width 8), and has to compile first.
-        jit_compile="auto" if on_gpu else False,
-    )
-    checkpoints = Checkpoints.restore(working, trained.history_path, model)
-    _fit(model, feeds[Split.TRAIN], feeds[Split.VALIDATION], settings, checkpoints, progress)
-    if checkpoints.best_path is None:
+    task = task_of(run, settings)
+    backend.start_from(settings.seed)
+    saved = checkpoints.read()
+    progressed = saved[0] if saved else Progressed(backend.precision_of(settings))
+    network = build_network(task.feed.size, settings, task.feed.dtype)
+    model = compiled(task, progressed.precision)
+    if saved:
+        for variable, value in zip(variables_of(model), saved[1], strict=True):
+            variable.assign(value)
+    course = Course(task, model, network, checkpoints, progressed, progress, save_seconds)
+    # TensorFlow's writers know no object store.
+    rows = course.follow(backend.tensorboard(trained.folder / "logs") if isinstance(trained.folder, Path) else [])
+    best = checkpoints.best_path(rows)
+    if best is None:
         raise TrainingError(
             f"run {run.run_id}: the validation loss was never a number; try a learning rate below {settings.learning_rate}"
         )
-    move(checkpoints.best_path, trained.model_path)
-    remove_tree(working)
+    move(best, trained.model_path)
+    remove_tree(checkpoints.folder)
     return trained
+
+
+def task_of(run: PublishedRun, settings: TrainingSettings) -> Task:
+    """What is to be learned from a run; raises TrainingError as `train` does."""
+    patches = run.patches()
+    check_splits(run, patches, settings)
+    of_split = {split: patches[patches["split"] == split] for split in (Split.TRAIN, Split.VALIDATION)}
+    feeds = {split: feed_of(run, of_split[split], settings) for split in of_split}
+    feed = feeds[Split.TRAIN]
+    if feed.size < least_size(settings):
+        raise TrainingError(
+            f"run {run.run_id}: patches of {feed.size} pixels are too small for {settings.architecture}, which needs {least_size(settings)}"
+        )
+    try:
+        hard = (of_split[Split.TRAIN]["origin"] == "hard").to_numpy()
+        plan = plan_epochs(feed.targets, settings.sampling, hard, settings.hard_share)
+    except SamplingError as error:
+        raise TrainingError(f"run {run.run_id}: {error}") from error
+    return Task(settings, feed, plan, feeds[Split.VALIDATION], class_weights(feed.targets, settings))
 
 
 def check_splits(run: PublishedRun, patches: pd.DataFrame, settings: TrainingSettings) -> None:
@@ -136,64 +159,10 @@ def check_splits(run: PublishedRun, patches: pd.DataFrame, settings: TrainingSet
         )
 
 
-def _fit(
-    model: Any,
-    train_feed: PatchFeed,
-    validation_feed: PatchFeed,
-    settings: TrainingSettings,
-    checkpoints: Checkpoints,
-    progress: Progress,
-) -> None:
-    """Trains the epochs that are left, saving after each."""
-    epochs = range(checkpoints.done, settings.epochs)
-    if not epochs:
-        return
-    started = time.perf_counter()
-
-    def begin_epoch(epoch: int, logs: dict[str, float] | None) -> None:
-        _seed_dropout(model, settings.seed, epoch)
-
-    def end_epoch(epoch: int, logs: dict[str, float]) -> None:
-        nonlocal started
-        measures = {name: float(logs[name]) for name in ("loss", "accuracy", "val_loss", "val_accuracy")}
-        seconds = round(time.perf_counter() - started, 3)
-        checkpoints.save(model, {"epoch": epoch + 1, **measures, "seconds": seconds})
-        started = time.perf_counter()
-        progress.on_epoch(epoch + 1, settings.epochs, checkpoints.rows[-1])
-
-    model.fit(
-        # One stream through all epochs: reading ahead does not pause between them, and each has its own order.
-        _as_dataset(lambda: train_feed.shuffled(settings.seed, epochs), train_feed, len(train_feed) * len(epochs)),
-        steps_per_epoch=len(train_feed),
-        validation_data=_as_dataset(validation_feed.in_order, validation_feed, len(validation_feed)),
-        initial_epoch=epochs.start,
-        epochs=epochs.stop,
-        verbose=0,
-        # The feed has shuffled already; fit cannot shuffle a stream, and warns if it is asked to.
-        shuffle=False,
-        callbacks=[
-            keras.callbacks.LambdaCallback(
-                on_epoch_begin=begin_epoch,
-                on_epoch_end=end_epoch,
-                on_train_batch_end=lambda batch, logs: progress.on_batch(batch + 1, len(train_feed)),
-            )
-        ],
-    )
-
-
-def _seed_dropout(model: Any, seed: int, epoch: int) -> None:
-    """Starts the random numbers of an epoch anew: Keras does not save their state, so a training taken up again would repeat old ones."""
-    seeds = np.random.default_rng((seed, epoch)).integers(2**31, size=len(model.layers))
-    for layer, layer_seed in zip(model.layers, seeds, strict=True):
-        if isinstance(layer, keras.layers.Dropout) and layer.rate > 0:
-            layer.seed_generator.state.assign([layer_seed, 0])
-
-
-def _as_dataset(batches: Callable[[], Iterator[Batch]], feed: PatchFeed, count: int) -> Any:
-    """Batches as a tf.data pipeline that holds two of them ready."""
-    signature = (
-        tf.TensorSpec((None, feed.size, feed.size, 1), feed.dtype),
-        tf.TensorSpec((None,), tf.int64),
-    )
-    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
-    return dataset.apply(tf.data.experimental.assert_cardinality(count)).prefetch(2)
+def class_weights(targets: NDArray[np.int64], settings: TrainingSettings) -> NDArray[np.float32]:
+    """Weight of each class in the loss, (classes,); a class without patches has 1."""
+    weights = np.ones(len(settings.classes), np.float32)
+    if settings.class_weights == "balanced":
+        there = np.unique(targets)
+        weights[there] = compute_class_weight("balanced", classes=there, y=targets)
+    return weights

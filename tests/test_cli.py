@@ -216,3 +216,15 @@ def test_phantoms_are_made_by_the_command(
     assert code == 0
     assert "2 patients" in said
     assert {path.name for path in tmp_path.iterdir()} == {"cbis-ddsm", "ddsm", "truth"}
+
+
+def test_models_that_cannot_be_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for models, sentence in (
+        (["A"], "expected two models, or none: A"),
+        (["A", "B"], f"{tmp_path}/models/A: no finished model run; `mammo train` makes one, or finishes it"),
+        ([], f"{tmp_path}: no published run here; make one with `mammo build`"),
+    ):
+        code, said = run(monkeypatch, capsys, "compare", "--workspace", tmp_path, *models)
+        assert (code, said.strip()) == (2, f"mammo: {sentence}")

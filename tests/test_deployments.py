@@ -343,7 +343,7 @@ def test_a_training_runs_in_its_own_pool(
     sources = [SourceSettings(kind=kind, path=str(phantoms / kind)) for kind in ("cbis-ddsm", "ddsm")]
     built = build_dataset.fn(sources, tmp_path, BuildSettings.model_validate(SETTINGS), cluster)
     prefect.start("worker", "start", "--pool", "mammo-train", "--limit", "1", log="train-worker.log")
-    parameters = {"workspace": str(tmp_path), "settings": {"width": 2, "depth": 2, "epochs": 1}}
+    parameters = {"workspace": str(tmp_path), "settings": {"width": 2, "epochs": 1}}
     prefect.command("deployment", "run", "train-model/adhoc", *as_arguments(parameters), "--watch")
     [model] = (tmp_path / "models").iterdir()
     manifest = json.loads((model / "manifest.json").read_text())

@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, precision_recall_fscore_support
 
 from mammo_model import confusion
-from mammo_model.evaluation import LEAST_PATIENTS, metrics_by, metrics_of
+from mammo_model.classification import LEAST_PATIENTS, diameter_bins, groups_of, metrics_by, metrics_of
 from mammo_model.figures import confusion_figure, learning_figure, precision_recall_figure, save
 from mammo_model.report import shared_patients
 from mammo_model.settings import TrainingSettings
@@ -64,7 +64,10 @@ def test_absent_classes_are_null_and_not_zero() -> None:
     json.dumps(metrics, allow_nan=False)
     absent, answered_only, there = (metrics["per_class"][index] for index in (1, 4, 2))
     assert absent["recall"]["value"] is absent["precision"]["value"] is absent["f1"]["value"] is None
-    assert absent["average_precision"] is absent["precision_recall_curve"] is None
+    assert (
+        absent["average_precision"]["value"] is absent["roc_auc"]["value"] is absent["precision_recall_curve"] is None
+    )
+    assert metrics["missing_classes"] == [CLASSES[1], CLASSES[3], CLASSES[4]]
     assert answered_only["recall"]["value"] is None
     assert answered_only["precision"]["value"] == 0
     assert there["recall"]["value"] == 0.5
@@ -77,7 +80,7 @@ def test_average_precision_by_hand() -> None:
     table["p1"] = [0.9, 0.8, 0.7, 0.1]
     # Ranked: hit, miss, hit, miss: precision 1 at recall 1/2, 2/3 at recall 1.
     wanted = 0.5 * 1 + 0.5 * 2 / 3
-    assert metrics_of(table, CLASSES)["per_class"][1]["average_precision"] == pytest.approx(wanted)
+    assert metrics_of(table, CLASSES)["per_class"][1]["average_precision"]["value"] == pytest.approx(wanted)
 
 
 def test_intervals_are_by_patient_and_not_by_patch() -> None:
@@ -136,6 +139,32 @@ def test_groups_of_few_patients_or_one_class_have_no_such_figures() -> None:
     assert one_class["balanced_accuracy"] == one_class["normal_recall"] == nothing
     assert one_class["abnormal_recall"]["value"] == 1
     json.dumps([one_class, few], allow_nan=False)
+
+
+def test_lesions_are_grouped_by_finding_and_what_is_not_stated_is_last() -> None:
+    # Ten patients with a finding of 100 pixels in one patch, and one of 600 in three; the large ones are called normal.
+    table = predictions([1, 2, 2, 2] * 10, [1, 0, 0, 0] * 10, np.repeat(list("abcdefghij"), 4).tolist())
+    table["image_id"] = table["scanner"] = table["patient_id"]
+    table["finding_id"] = table["patient_id"] + table["target"].astype(str)
+    table["diameter"] = np.where(table["target"] == 1, 100.0, 600.0)
+    table["subtlety"] = pd.array([5, None, None, None] * 10, "Int64")
+    table["density"] = pd.array([2] * 20 + [None] * 20, "Int64")
+    groups = groups_of(table, CLASSES)
+    small, large = groups["diameter"]
+    assert (small["diameter"], small["findings"], small["abnormal_recall"]["value"]) == ("64 to 128", 10, 1)
+    assert (large["diameter"], large["findings"], large["abnormal_recall"]["value"]) == ("512 and more", 10, 0)
+    assert [(entry["subtlety"], entry["findings"]) for entry in groups["subtlety"]] == [(5, 10), (None, 10)]
+    assert [(entry["density"], entry["patches"]) for entry in groups["density"]] == [(2, 20), (None, 20)]
+    json.dumps(groups, allow_nan=False)
+
+
+def test_a_bin_of_diameters_holds_its_lower_edge() -> None:
+    assert diameter_bins(pd.Series([0.5, 63.9, 64.0, 512.0])).tolist() == [
+        "0 to 64",
+        "0 to 64",
+        "64 to 128",
+        "512 and more",
+    ]
 
 
 def test_patients_on_both_sides_are_counted() -> None:

@@ -11,17 +11,28 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import f1_score
 
 from mammo_etl.reader import ReaderError, open_run
-from mammo_etl.settings import StoreSettings
+from mammo_etl.settings import StoreSettings, digest
 from mammo_etl.store import create_patches, shard_ranges, write_shard
+from mammo_etl.workspace import Workspace
 from mammo_model.progress import Progress
 from mammo_model.settings import TrainingSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = 32
 SHARD = 64
-SETTINGS = TrainingSettings(width=4, depth=1, dropout=0.1, epochs=6, batch_size=16, learning_rate=0.01, seed=1)
+SETTINGS = TrainingSettings(
+    architecture="vgg1",
+    width=4,
+    epochs=6,
+    batch_size=16,
+    learning_rate=0.02,
+    schedule="constant",
+    augmentation=False,
+    seed=1,
+)
 
 
 def publish(
@@ -45,18 +56,42 @@ def publish(
                     "source": "phantom",
                     "scanner": ("DBA", "HOWTEK", "")[patient % 3],
                     "patient_id": str(patient),
+                    "image_id": f"film-{patient}",
+                    "finding_id": f"film-{patient}-{label}" if label else "",
+                    "y": 40 * index,
+                    "x": 0,
+                    "size": SIZE,
+                    # A lesion of 20 pixels times its class in diameter, of which a tenth lies in the patch.
+                    "roi_fraction": 0.1 if label else 0.0,
+                    "roi_coverage": 0.1 * np.pi * (10 * label) ** 2 / SIZE**2,
                     "split": splits[patient % len(splits)],
                     "label": label,
+                    "origin": "centre" if label else ("normal", "hard")[index % 2],
                 }
             )
             patches.append(patch.astype(f"uint{bits}") * (257 if bits == 16 else 1))
     folder = workspace / "runs" / "tiny"
     folder.mkdir(parents=True)
-    pd.DataFrame(rows).to_parquet(folder / "patches.parquet")
+    table = pd.DataFrame(rows)
+    table.to_parquet(folder / "patches.parquet")
+    films = table.drop_duplicates("image_id")
+    density = [None if number % 4 == 0 else number % 4 for number in range(len(films))]
+    pd.DataFrame({"image_id": films["image_id"], "density": density}).to_parquet(folder / "scans.parquet")
+    findings = table[table["finding_id"] != ""].drop_duplicates("finding_id")
+    subtlety = findings["label"].where(findings["label"] < 4)
+    pd.DataFrame({"finding_id": findings["finding_id"], "subtlety": subtlety}).to_parquet(folder / "findings.parquet")
     create_patches(folder / "patches.zarr", len(rows), SIZE, StoreSettings(shard_rows=SHARD), bits)
     for shard in shard_ranges(len(rows), SHARD):
         write_shard(folder / "patches.zarr", shard, np.stack(patches[shard.start : shard.stop]))
-    manifest = {"format_version": 1, "run_id": "tiny", "phantom": True, "settings": {"plan": {"split": "patient"}}}
+    manifest = {
+        "format_version": 1,
+        "run_id": "tiny",
+        "created": "2026-01-01T00:00:00+00:00",
+        "phantom": True,
+        "sources": [],
+        "counts": dict.fromkeys(("scans", "findings", "patches", "rejects"), 0),
+        "settings": {"plan": {"split": "patient"}, "cleaning": {}},
+    }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     (workspace / "current.json").write_text(json.dumps({"format_version": 1, "run_id": "tiny"}))
 
@@ -84,6 +119,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(workspace: Path) -> Any:
     """A model run whose training nothing interrupted; it was stopped before its figures, and then finished."""
     from mammo_model.model_run import train_and_evaluate
+    from mammo_model.onnx_export import can_export
 
     def stop(stage: str) -> None:
         if stage == "figures":
@@ -93,7 +129,7 @@ def finished(workspace: Path) -> Any:
         train_and_evaluate(workspace, SETTINGS, progress=Progress(on_stage=stop))
     stages: list[str] = []
     run = train_and_evaluate(workspace, SETTINGS, progress=Progress(on_stage=stages.append, on_epoch=refuse))
-    assert stages == ["training", "evaluation", "figures", "report"]
+    assert stages == ["training", "evaluation", "figures", *(["export"] if can_export() else []), "report"]
     assert not run.reused
     return run
 
@@ -107,7 +143,11 @@ def test_learns_a_separable_task(finished: Any) -> None:
 
 def test_a_finished_run_is_whole(finished: Any) -> None:
     files = {path.relative_to(finished.folder).as_posix() for path in finished.folder.rglob("*") if path.is_file()}
-    assert files == {
+    logs = {name for name in files if name.startswith("logs/")}
+    assert {name.split("/")[1] for name in logs} == {"train", "validation"}
+    errors = finished.metrics["test_errors"]
+    sheets = {f"figures/errors_{kind}.png" for kind, found in errors.items() if found}
+    assert files - logs - sheets - {"model.onnx"} == {
         "model.keras",
         "history.csv",
         "predictions.parquet",
@@ -117,7 +157,10 @@ def test_a_finished_run_is_whole(finished: Any) -> None:
         "report.html",
         "figures/confusion_test.png",
         "figures/confusion_validation.png",
+        "figures/confusion_findings.png",
         "figures/precision_recall.png",
+        "figures/roc.png",
+        "figures/reliability.png",
         "figures/learning.png",
         "figures/examples.png",
     }
@@ -130,15 +173,44 @@ def test_a_finished_run_is_whole(finished: Any) -> None:
     assert set(predictions["split"]) == {"test", "validation"}
 
 
-def test_the_kept_model_is_that_of_the_least_validation_loss(finished: Any, workspace: Path) -> None:
+def test_the_onnx_export_answers_as_the_model_does(finished: Any, workspace: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    session = onnxruntime.InferenceSession(finished.folder / "model.onnx", providers=["CPUExecutionProvider"])
+    predictions = pd.read_parquet(finished.folder / "predictions.parquet")
+    # Another number of patches than it was checked with.
+    patches = open_run(workspace).open_patches()[predictions["row"].to_numpy()].read().result()[..., np.newaxis]
+    (probabilities,) = session.run(None, {session.get_inputs()[0].name: patches})
+    np.testing.assert_allclose(probabilities, predictions[[f"p{index}" for index in range(5)]], atol=1e-4)
+    assert finished.manifest["onnx"]["largest_difference"] <= 1e-4
+
+
+def test_an_export_that_answers_otherwise_is_refused(
+    finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    from mammo_model import onnx_export
+    from mammo_model.training import TrainedModel
+
+    monkeypatch.setattr(onnx_export, "TOLERANCE", -1.0)
+    model = TrainedModel(finished.model_id, finished.folder).load()
+    with pytest.raises(onnx_export.ExportError, match="differ from the model's"):
+        onnx_export.export_onnx(model, tmp_path / "model.onnx", np.zeros((1, SIZE, SIZE, 1), np.uint8))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_kept_model_is_that_of_the_best_epoch(finished: Any, workspace: Path) -> None:
     from mammo_model.evaluation import predict
     from mammo_model.training import TrainedModel
 
     trained = TrainedModel(finished.model_id, finished.folder)
+    history = trained.history()
+    best = history.iloc[trained.best_epoch() - 1]
+    assert best["val_macro_f1"] == history["val_macro_f1"].max()
     predictions = predict(open_run(workspace), SETTINGS, trained)
     validation = predictions[predictions["split"] == "validation"]
+    assert f1_score(validation["target"], validation["predicted"], average="macro") == best["val_macro_f1"]
     right = validation[[f"p{index}" for index in range(5)]].to_numpy()[np.arange(len(validation)), validation["target"]]
-    assert -np.log(right).mean() == pytest.approx(trained.history()["val_loss"].min(), rel=1e-3)
+    assert -np.log(right).mean() == pytest.approx(best["val_loss"], rel=1e-3)
 
 
 def test_the_report_is_one_page_that_warns(finished: Any) -> None:
@@ -147,7 +219,54 @@ def test_the_report_is_one_page_that_warns(finished: Any) -> None:
     assert "Research software, not a medical device" in page
     assert "not the same data" in page
     assert "http" not in page
-    assert page.count("data:image/png;base64,") == 4
+    shown = {path.stem for path in (finished.folder / "figures").iterdir()} - {"confusion_validation"}
+    assert page.count("data:image/png;base64,") == len(shown) >= 7
+    for section in ("levels", "calibration", "groups", "errors"):
+        assert f'href="#{section}"' in page
+        assert f'id="{section}"' in page
+
+
+def test_errors_link_to_their_films(finished: Any, workspace: Path) -> None:
+    from mammo_model import report
+
+    error = {"number": 1, "row": 3, "y": 40, "x": 0, "size": 32, "finding_id": "film #7-2", "image_id": "film #7"}
+    missed = {**error, "target": "Benign Mass", "predicted": "Normal", "abnormal": 0.0123}
+    metrics = {**finished.metrics, "test_errors": {"missed": [missed], "false_alarms": []}}
+    page = report.render(finished.manifest, SETTINGS, metrics, open_run(workspace).patches(), {})
+    films = Workspace(Path("../..")).images(digest({}, version=1))
+    assert f'<a href="{films}/film%20%237.png">film #7</a>' in page
+    assert "../../runs/tiny/report.html" in page
+    assert "film #7-2" in page
+    assert "0.012" in page
+    assert page.count("None on the test split.") == 1
+
+
+def test_predictions_say_what_they_are_of(finished: Any) -> None:
+    predictions = pd.read_parquet(finished.folder / "predictions.parquet")
+    normal = predictions["label"] == 0
+    assert ((predictions["finding_id"] == "") == normal).all()
+    assert predictions.loc[~normal, "diameter"].to_numpy() == pytest.approx(20 * predictions.loc[~normal, "label"])
+    assert predictions.loc[normal, ["diameter", "subtlety"]].isna().all(axis=None)
+    # The first film states no density; malignant masses (4) state no subtlety.
+    by_film = predictions.set_index("image_id")["density"]
+    assert by_film["film-8"].isna().all()
+    assert (by_film["film-3"] == 3).all()
+    stated = predictions.loc[~normal & (predictions["label"] < 4)]
+    assert (stated["subtlety"] == stated["label"]).all()
+    assert predictions.loc[predictions["label"] == 4, "subtlety"].isna().all()
+
+
+def test_levels_count_what_there_is(finished: Any) -> None:
+    predictions = pd.read_parquet(finished.folder / "predictions.parquet")
+    test = predictions[predictions["split"] == "test"]
+    levels = finished.metrics["levels"]
+    findings = test.loc[test["finding_id"] != "", "finding_id"].nunique()
+    counts = {"patch": 64, "finding": findings, "image": 8, "patient": 8}
+    assert {level: entry["count"] for level, entry in levels.items()} == counts
+    assert finished.metrics["findings"]["findings"] == findings
+    assert finished.metrics["findings"]["missing_classes"] == ["Normal"]
+    assert finished.metrics["format_version"] == 2
+    assert finished.metrics["calibration"]["fitted_on"] == "validation"
 
 
 def test_classes_that_the_test_split_lacks_are_named(finished: Any, workspace: Path) -> None:
@@ -203,47 +322,106 @@ def test_the_same_command_again_does_nothing(workspace: Path, finished: Any) -> 
 def test_the_same_seed_gives_the_same_figures(workspace: Path, finished: Any, tmp_path: Path) -> None:
     from mammo_model.training import TrainedModel, train
 
-    once = train(open_run(workspace), SETTINGS.model_copy(update={"epochs": 1}), tmp_path)
+    def stop(*_: object) -> None:
+        raise StopError
+
+    with pytest.raises(StopError):
+        train(open_run(workspace), SETTINGS, tmp_path, Progress(on_epoch=stop))
     whole = TrainedModel(finished.model_id, finished.folder).history()
-    pd.testing.assert_frame_equal(untimed(once.history()), untimed(whole.head(1)), check_exact=True)
+    once = TrainedModel(finished.model_id, tmp_path / finished.model_id).history()
+    pd.testing.assert_frame_equal(untimed(once), untimed(whole.head(1)), check_exact=True)
 
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-import keras
+import numpy as np
 from mammo_etl.reader import open_run
+from mammo_model.progress import Progress
 from mammo_model.settings import TrainingSettings
 from mammo_model.training import train
 
-save_weights, saved = keras.Model.save_weights, []
+run, settings, models, where = open_run(Path(sys.argv[1])), sys.argv[2], Path(sys.argv[3]), sys.argv[4]
+epochs = []
 
-def die_in_the_middle(self, path, *rest, **options):
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def on_batch(done, total):
+    if where == "in mid-epoch" and len(epochs) == 1 and done == 5:
+        die()
+
+savez, saved = np.savez, []
+
+def die_in_the_middle(path, **content):
     saved.append(path)
-    if len(saved) == 3:
+    if where == "while saving" and len(saved) == 3:
         Path(path).write_bytes(b"half a file")
-        os.kill(os.getpid(), signal.SIGKILL)
-    save_weights(self, path, *rest, **options)
+        die()
+    savez(path, **content)
 
-keras.Model.save_weights = die_in_the_middle
-train(open_run(Path(sys.argv[1])), TrainingSettings.model_validate_json(sys.argv[2]), Path(sys.argv[3]))
+np.savez = die_in_the_middle
+progress = Progress(on_batch=on_batch, on_epoch=lambda epoch, *_: epochs.append(epoch))
+train(run, TrainingSettings.model_validate_json(settings), models, progress, save_seconds=0 if where == "in mid-epoch" else 1e9)
 """
 
+# All that has a state of its own: random numbers, momentum, running means, metrics.
+STATEFUL = TrainingSettings(
+    architecture="vgg3-dropout-bn",
+    width=2,
+    epochs=3,
+    batch_size=16,
+    learning_rate=0.01,
+    sampling="balanced",
+    focal_gamma=2,
+    weight_decay=0.01,
+)
 
-def test_killed_while_saving_it_goes_on_as_if_it_had_not(workspace: Path, finished: Any, tmp_path: Path) -> None:
-    from mammo_model.training import TrainedModel, train
 
-    command = [sys.executable, "-c", KILLED, str(workspace), SETTINGS.model_dump_json(), str(tmp_path)]
+@pytest.fixture(scope="module")
+def straight(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A training that nothing interrupted."""
+    from mammo_model.training import train
+
+    return train(open_run(workspace), STATEFUL, tmp_path_factory.mktemp("straight"))
+
+
+@pytest.mark.parametrize(("where", "epochs", "batch"), [("while saving", [3], 1), ("in mid-epoch", [2, 3], 6)])
+def test_killed_it_goes_on_as_if_it_had_not_been(
+    workspace: Path, straight: Any, tmp_path: Path, where: str, epochs: list[int], batch: int
+) -> None:
+    """From the batch after the last that was saved; the metrics of an epoch that was interrupted are those of all of it."""
+    from mammo_model.training import train
+
+    command = [sys.executable, "-c", KILLED, str(workspace), STATEFUL.model_dump_json(), str(tmp_path), where]
     killed = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
     assert killed.returncode == -signal.SIGKILL
     done: list[int] = []
-    resumed = train(open_run(workspace), SETTINGS, tmp_path, Progress(on_epoch=lambda epoch, *_: done.append(epoch)))
-    assert done == [3, 4, 5, 6]
-    straight = TrainedModel(finished.model_id, finished.folder)
+    batches: list[int] = []
+    progress = Progress(on_epoch=lambda epoch, *_: done.append(epoch), on_batch=lambda step, _: batches.append(step))
+    resumed = train(open_run(workspace), STATEFUL, tmp_path, progress)
+    assert (done, batches[0]) == (epochs, batch)
     pd.testing.assert_frame_equal(untimed(resumed.history()), untimed(straight.history()), check_exact=True)
     for ours, theirs in zip(resumed.load().weights, straight.load().weights, strict=True):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
     assert not (resumed.folder / "checkpoints").exists()
+
+
+def test_patience_ends_a_training_also_after_a_restart(workspace: Path, tmp_path: Path) -> None:
+    from mammo_model.training import train
+
+    # A step size so small that nothing changes: the first epoch stays the best.
+    settings = SETTINGS.model_copy(update={"learning_rate": 1e-12, "patience": 2})
+
+    def stop(epoch: int, *_: object) -> None:
+        if epoch == 3:
+            raise StopError
+
+    with pytest.raises(StopError):
+        train(open_run(workspace), settings, tmp_path, Progress(on_epoch=stop))
+    trained = train(open_run(workspace), settings, tmp_path, Progress(on_batch=refuse))
+    assert len(trained.history()) == 3
+    assert trained.best_epoch() == 1
 
 
 def test_16_bits_are_learned_as_8_bits_are(tmp_path: Path) -> None:
@@ -271,11 +449,26 @@ def test_one_class_is_refused(tmp_path: Path) -> None:
         train(open_run(tmp_path), SETTINGS.model_copy(update={"binary": True}), tmp_path / "models")
 
 
-def test_patches_too_small_for_the_depth_are_refused(workspace: Path, tmp_path: Path) -> None:
-    from mammo_model.training import TrainingError, train
+def test_patches_too_small_for_the_architecture_are_refused(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mammo_model import training
 
-    with pytest.raises(TrainingError, match="32 pixels are too small for a depth of 6"):
-        train(open_run(workspace), SETTINGS.model_copy(update={"depth": 6}), tmp_path)
+    monkeypatch.setattr(training, "least_size", lambda _: 64)
+    with pytest.raises(training.TrainingError, match="32 pixels are too small for resnet, which needs 64"):
+        training.train(open_run(workspace), TrainingSettings(architecture="resnet"), tmp_path)
+
+
+def test_hard_normals_come_from_the_patch_table(workspace: Path) -> None:
+    from mammo_model.training import task_of
+
+    run = open_run(workspace)
+    task = task_of(run, SETTINGS.model_copy(update={"hard_share": 0.25}))
+    fed = task.feed.rows[task.plan.epoch(0, 0)]
+    origins = run.patches().loc[fed, "origin"]
+    normal = int((task.feed.targets == 0).sum())
+    assert (origins == "hard").sum() == round(normal / 4)
+    assert origins.isin(["hard", "normal"]).sum() == normal
 
 
 def test_no_published_run_is_the_readers_error(tmp_path: Path) -> None:
@@ -285,35 +478,15 @@ def test_no_published_run_is_the_readers_error(tmp_path: Path) -> None:
         train_and_evaluate(tmp_path, SETTINGS)
 
 
-def test_a_loss_that_is_no_number_is_reported(tmp_path: Path) -> None:
-    from mammo_model.checkpoints import Checkpoints
+def test_the_best_epoch() -> None:
+    from mammo_model.checkpoints import best_epoch
 
-    checkpoints = Checkpoints(tmp_path, tmp_path / "history.csv", [{"epoch": 1, "val_loss": float("nan")}])
-    assert checkpoints.best_path is None
-    checkpoints.rows += [{"epoch": 2, "val_loss": 2.0}, {"epoch": 3, "val_loss": 3.0}]
-    assert checkpoints.best_epoch == 2
-
-
-def test_the_networks_size() -> None:
-    from mammo_model.architectures import build_network, dropout_rates
-
-    assert build_network(256, TrainingSettings()).count_params() == 1_242_341
-    assert dropout_rates(TrainingSettings()) == pytest.approx([0.2, 0.3, 0.4, 0.5])
-    binary = build_network(32, TrainingSettings(binary=True, width=2, depth=1))
-    assert binary.output_shape == (None, 2)
-    assert binary.inputs[0].dtype == "uint8"
-
-
-def test_white_is_one_whatever_the_depth() -> None:
-    from mammo_model.architectures import build_network
-
-    small = TrainingSettings(width=2, depth=1)
-    for dtype in (np.uint8, np.uint16):
-        network = build_network(16, small, dtype)
-        assert network.inputs[0].dtype == np.dtype(dtype).name
-        assert network.get_layer("scale").scale == pytest.approx(1 / np.iinfo(dtype).max)
-        white = np.full((1, 16, 16, 1), np.iinfo(dtype).max, dtype)
-        assert np.asarray(network.get_layer("scale")(white)).max() == pytest.approx(1)
+    rows = [{"epoch": 1, "val_loss": float("nan"), "val_macro_f1": 0.9}]
+    assert best_epoch(rows) is None, "a loss that is no number"
+    rows += [{"epoch": 2, "val_loss": 2.0, "val_macro_f1": 0.5}, {"epoch": 3, "val_loss": 3.0, "val_macro_f1": 0.6}]
+    assert best_epoch(rows) == 3
+    rows += [{"epoch": 4, "val_loss": 2.5, "val_macro_f1": 0.6}, {"epoch": 5, "val_loss": 2.5, "val_macro_f1": 0.6}]
+    assert best_epoch(rows) == 4
 
 
 def test_settings_come_without_tensorflow() -> None:

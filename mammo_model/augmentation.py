@@ -1,0 +1,49 @@
+"""Random changes of training patches, as layers of the network that is trained; they do nothing when it predicts."""
+
+from typing import Any
+
+import keras
+from keras import layers, ops
+
+from mammo_model.settings import TrainingSettings
+
+
+class RandomTranspose(layers.Layer):  # type: ignore[misc]  # Keras has no types
+    """Swaps rows and columns of every other square patch, (batch, size, size, channels), at random.
+
+    With RandomFlip this gives all mirror images and quarter turns, without a grey level being interpolated; Keras has no such layer.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.seed_generator = keras.random.SeedGenerator()
+
+    def call(self, patches: Any, training: bool = False) -> Any:
+        """The patches, changed only in training."""
+        if not training:
+            return patches
+        swapped = keras.random.uniform((ops.shape(patches)[0], 1, 1, 1), seed=self.seed_generator) < 0.5
+        return ops.where(swapped, ops.transpose(patches, (0, 2, 1, 3)), patches)
+
+
+def augmented(patches: Any, settings: TrainingSettings) -> Any:
+    """The patches, (batch, size, size, 1) of 0..1, behind the layers that the settings ask for.
+
+    What a rotation or shift brings in from outside is the patch mirrored at its edge: black would be a border that no film has there.
+    """
+    if not settings.augmentation:
+        return patches
+    # float32 whatever the precision, as grey levels come.
+    exact: dict[str, Any] = {"dtype": "float32"}
+    if settings.flips:
+        # Two layers: one of both directions flips in both or in none (Keras 3.15).
+        for direction in ("horizontal", "vertical"):
+            patches = layers.RandomFlip(direction, **exact)(patches)
+        patches = RandomTranspose(**exact)(patches)
+    if settings.rotation:
+        patches = layers.RandomRotation(settings.rotation / 360, fill_mode="reflect", **exact)(patches)
+    if settings.shift:
+        patches = layers.RandomTranslation(settings.shift, settings.shift, fill_mode="reflect", **exact)(patches)
+    if settings.contrast:
+        patches = layers.RandomContrast(settings.contrast, value_range=(0, 1), **exact)(patches)
+    return patches
