@@ -1,6 +1,6 @@
 """Speed of the feed beside the usual ways of feeding Keras, each as `fit` would consume it.
 
-    python tests/benchmarks/feed.py [--patches 30000] [--size 256] [--fit-steps 12] [--width 32] [--repeats 3]
+    python tests/benchmarks/feed.py [--patches 30000] [--size 256] [--fit-steps 12] [--width 32] [--repeats 3] [--zstd-level 1]
 
 feed: the store's patches in a true shuffle over all of them. TFRecord: uncompressed, shuffled through a buffer of 2,048. PNG: Keras'
 `image_dataset_from_directory`. All give batches of 32 as tf.data pipelines, are read once for warming the page cache, and then take turns; the
@@ -39,14 +39,13 @@ BUFFER = 2048
 CLASSES = 5
 
 
-def write_data(folder: Path, patches: int, size: int) -> None:
+def write_data(folder: Path, patches: int, size: int, settings: StoreSettings) -> None:
     """The same patches as store, TFRecord and PNG files by class."""
     generator = np.random.default_rng(0)
     rows, columns = 9 * size, 6 * size
     breast = make_breast(generator, View.MLO, 0.7, 2, rows, columns, 240 / rows)
     grain = generator.standard_normal((rows, columns), np.float32) * 0.006
     film = (np.clip(np.rint((breast.tissue + grain) * 255), 1, 255) * (breast.mask > 0)).astype(np.uint8)
-    settings = StoreSettings()
     store.create_patches(folder / "patches.zarr", patches, size, settings)
     for target in range(CLASSES):
         (folder / "png" / str(target)).mkdir(parents=True)
@@ -115,11 +114,12 @@ def main() -> None:
     parser.add_argument("--fit-steps", type=int, default=12)
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--zstd-level", type=int, default=StoreSettings().zstd_level)
     arguments = parser.parse_args()
     settings = TrainingSettings(width=arguments.width, batch_size=BATCH)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_data(folder, arguments.patches, arguments.size)
+        write_data(folder, arguments.patches, arguments.size, StoreSettings(zstd_level=arguments.zstd_level))
         rows = np.arange(arguments.patches)
         feed = PatchFeed(store.open_patches(folder / "patches.zarr"), rows, rows % CLASSES, BATCH)
         plan = plan_epochs(feed.targets, "natural", np.zeros(len(rows), bool))
