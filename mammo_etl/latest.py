@@ -46,7 +46,10 @@ def basis_of(sources: Sequence[SourceSettings], files: Sequence[SourceFiles], se
 
 
 def up_to_date(workspace: Place, basis: str, settings: BuildSettings) -> PublishedRun | None:
-    """The published run, if the latest build followed from that basis, and nothing of what it left has been touched since."""
+    """The published run, if the latest build followed from that basis, and nothing of what it left has been touched since.
+
+    A training writes the catalog anew: one with another stamp is mended, if it has to be.
+    """
     known = read_sealed(Workspace(workspace).latest)
     if not basis or known is None or known["format_version"] != FORMAT_VERSION or known["basis"] != basis:
         return None
@@ -56,7 +59,14 @@ def up_to_date(workspace: Place, basis: str, settings: BuildSettings) -> Publish
         run = open_run(workspace)
     except ReaderError:
         return None
-    return run if run.run_id == known["run_id"] else None
+    if run.run_id != known["run_id"]:
+        return None
+    if stamp_at(Workspace(workspace).catalog) != known["catalog"]:
+        # Takes a second to import, which a build that finds nothing to do need not spend otherwise.
+        from mammo_etl.catalog import write_catalog
+
+        write_catalog(workspace)
+    return run
 
 
 def remember(
@@ -75,6 +85,7 @@ def remember(
         "basis": basis,
         "run_id": run.run_id,
         "result": _result(workspace, run.run_id, settings),
+        "catalog": stamp_at(Workspace(workspace).catalog),
     }
     write_sealed(Workspace(workspace).latest, content)
 
@@ -92,6 +103,6 @@ def _result(workspace: Place, run_id: str, settings: BuildSettings) -> str:
     images = places.images(digest(settings.cleaning))
     candidates = places.candidates(digest(settings.cleaning, settings.patches))
     files = [entry for folder in (places.run(run_id), images, candidates) for entry in files_below(folder)]
-    pointers = [stamp_at(place) for place in (places.current, places.catalog, places.rejects)]
+    pointers = [stamp_at(place) for place in (places.current, places.rejects)]
     # Names within the workspace, which may be given in more than one way.
     return digest([(str(entry.place).removeprefix(str(workspace)), entry.stamp) for entry in files], pointers)

@@ -161,14 +161,24 @@ class Kept:
     """Patches in whole shards."""
 
 
+_TIMED = ("catalog.parquet", "latest.json", "report.html")
+"""Files that tell of times."""
+
+
 def told(workspace: Path) -> dict[str, bytes]:
     """Every file of a workspace by relative path, but those that tell of times, and what was left half written."""
     files = {}
     for path in sorted(workspace.rglob("*")):
         name = path.relative_to(workspace).as_posix()
-        if not path.is_file() or path.name.startswith(UNFINISHED) or path.name in ("catalog.parquet", "report.html"):
+        if not path.is_file() or path.name.startswith(UNFINISHED) or path.name in _TIMED:
             continue
         files[name] = path.read_bytes()
+        if name.startswith("images/") and path.suffix == ".json":
+            receipt = json.loads(files[name])
+            for file in receipt["files"]:
+                del file["stamp"]
+            del receipt["seal"]
+            files[name] = json.dumps(receipt, sort_keys=True).encode()
         if path.name == "manifest.json":
             manifest = json.loads(files[name])
             del manifest["digests"]["report.html"]

@@ -154,7 +154,6 @@ DAMAGE: dict[str, Callable[[Path], Path]] = {
     "receipt": lambda ws: min((ws / "images").rglob("*.json")),
     "candidates": lambda ws: min((ws / "candidates").rglob("*.json")),
     "pointer": lambda ws: ws / "current.json",
-    "catalog": lambda ws: ws / "catalog.parquet",
     "rejects": lambda ws: ws / "rejects.parquet",
     "latest": lambda ws: ws / "latest.json",
 }
@@ -186,11 +185,23 @@ def test_whatever_was_damaged_is_mended(copy: Path, cluster: ClusterSettings) ->
         for name in damaged:
             changed(paths[name])
         assert build(films, workspace, cluster).run_id == run.run_id
-        for name in damaged - {"manifest", "catalog", "receipt", "latest"}:
+        for name in damaged - {"manifest", "receipt", "latest"}:
             assert paths[name].read_bytes() == before[name], name
         assert pq.read_table(workspace / "catalog.parquet")["id"].to_pylist() == [run.run_id]
         assert maintenance.verify(workspace, None, deep=True).faults == []
         assert is_up_to_date(films, workspace)
+
+
+def test_a_catalog_that_was_damaged_or_written_by_a_training_is_mended_at_once(copy: Path) -> None:
+    films, workspace = copy / "films", copy / "ws"
+    path = workspace / "catalog.parquet"
+    content = path.read_bytes()
+    path.write_bytes(content[:-9])
+    assert is_up_to_date(films, workspace)
+    assert path.read_bytes() == content
+    path.unlink()
+    assert is_up_to_date(films, workspace)
+    assert path.read_bytes() == content
 
 
 def test_a_copied_workspace_is_compared_by_content_once(built: Path, tmp_path: Path, cluster: ClusterSettings) -> None:
