@@ -369,6 +369,8 @@ def finish(stand: Stand, beginning: Beginning, workspace: Path, damaged: bool = 
     if faults := verify_run(run):
         raise DifferenceError("; ".join(faults))
     stages = {row["stage"]: row for row in summary.timings}
+    if not stages:
+        return "nothing left to do"
     films, shards = stages["convert"], stages.get("extract", {"items": 0, "skipped": 0})
     # Workers that outlive their flow for a moment may finish more.
     if films["skipped"] < before.films:
