@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from flows.signals import code_of_signal, ended_by_sigterm
+from flows.summary_tables import show_architectures, show_build, show_training
 from mammo_etl.files import SourceFileError
 from mammo_etl.inventory import InventoryError, list_sources
 from mammo_etl.lock import WorkspaceInUseError, locked
@@ -22,9 +22,8 @@ from mammo_etl.phantom.source_faults import FAULTS, Fault, parse_faults
 from mammo_etl.places import Place, PlaceError, place_of, shown
 from mammo_etl.presets import PRESETS
 from mammo_etl.reader import ReaderError, open_run
-from mammo_etl.records import REASONS, Reason
 from mammo_etl.settings import SettingsError, SourceSettings
-from mammo_model.settings import Architecture
+from mammo_model.settings import ArchitectureName
 
 if TYPE_CHECKING:
     from flows.build_summary import BuildSummary
@@ -179,7 +178,7 @@ def build(
 ) -> None:
     """Build a dataset run from raw scans and publish it."""
     place = place_of(workspace)
-    _show_build(_build([SourceSettings.parse(text) for text in source], place, settings, set_ or [], preset))
+    show_build(_build([SourceSettings.parse(text) for text in source], place, settings, set_ or [], preset), console)
 
 
 def _build(
@@ -258,23 +257,6 @@ def _up_to_date(
     return BuildSummary.of(known, False, []) if known is not None else None
 
 
-def _show_build(summary: "BuildSummary") -> None:
-    table = Table("stage", "items", "skipped", "seconds", title=f"Dataset run {summary.run_id}")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for row in summary.timings:
-        table.add_row(row["stage"], f"{row['items']:,} {row['unit']}", f"{row['skipped']:,}", f"{row['seconds']:.1f}")
-    console.print(table if summary.timings else table.title)
-    console.print(", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in summary.counts.items()))
-    for reason, count in summary.rejects.items():
-        console.print(f"rejected: {count:,} {reason} ({REASONS[Reason(reason)]})", markup=False, highlight=False)
-    for warning in summary.warnings:
-        console.print(f"warning: {warning}", style="yellow", markup=False)
-    if not summary.new:
-        console.print("Nothing has changed: this run was there already.")
-    console.print(f"Report: {summary.report}", soft_wrap=True, markup=False, highlight=False)
-
-
 @app.command()
 def inspect(
     source: SourceOption,
@@ -317,7 +299,7 @@ def train(
     run: Annotated[str | None, typer.Option(help="Dataset run; the published one by default.")] = None,
     binary: Annotated[bool | None, typer.Option("--binary/--five-class", help="Normal against abnormal.")] = None,
     width: Annotated[int | None, typer.Option(help="Filters of the first block.")] = None,
-    architecture: Annotated[str | None, typer.Option(help=f"Network: {', '.join(get_args(Architecture))}.")] = None,
+    architecture: Annotated[str | None, typer.Option(help=f"Network: {', '.join(get_args(ArchitectureName))}.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training patches.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights and shuffling.")] = None,
     settings: SettingsOption = None,
@@ -326,7 +308,7 @@ def train(
     """Train a model on a dataset run, and evaluate it."""
     flags = {"binary": binary, "architecture": architecture, "width": width, "epochs": epochs, "seed": seed}
     overrides = [f"training.{key}={str(value).lower()}" for key, value in flags.items() if value is not None]
-    _show_training(_train(place_of(workspace), run, settings, [*(set_ or []), *overrides]))
+    show_training(_train(place_of(workspace), run, settings, [*(set_ or []), *overrides]), console)
 
 
 def _train(workspace: Place, run: str | None, settings: Path | None, overrides: list[str]) -> "TrainSummary":
@@ -342,22 +324,6 @@ def _train(workspace: Place, run: str | None, settings: Path | None, overrides: 
         return train_model(shown(workspace), job.training, run)
     except TrainingError as error:
         raise RunError(str(error)) from error
-
-
-def _show_training(summary: "TrainSummary") -> None:
-    table = Table("figure on the test split", "value", "95% interval by patient", title=f"Model {summary.model_id}")
-    for figure in summary.figures:
-        low, high = figure.low, figure.high
-        interval = "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
-        table.add_row(figure.name, "-" if figure.value is None else f"{figure.value:.3f}", interval)
-    console.print(table)
-    if summary.phantom:
-        console.print(
-            "Trained on phantoms: these figures prove that the plumbing works, they say nothing about medicine."
-        )
-    if not summary.new:
-        console.print("Nothing has changed: this model was there already.")
-    console.print(f"Report: {summary.report}", soft_wrap=True, markup=False, highlight=False)
 
 
 @app.command()
@@ -406,22 +372,7 @@ def _compare_architectures(workspace: Place, run: str | None, settings: Path | N
         summary = compare_architectures(shown(workspace), job.training, run)
     except TrainingError as error:
         raise RunError(str(error)) from error
-    table = Table("network", "parameters", "epochs", "accuracy", "balanced accuracy", "macro F1", title="Test split")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for row in summary.results:
-        figures = (_told(row[f"test_{name}"]) for name in ("accuracy", "balanced_accuracy", "macro_f1"))
-        table.add_row(row["architecture"], f"{row['parameters']:,}", str(row["epochs"]), *figures)
-    console.print(table)
-    if summary.phantom:
-        console.print(
-            "Trained on phantoms: these figures prove that the plumbing works, they say nothing about medicine."
-        )
-    console.print(f"How each learned: {summary.figure}", soft_wrap=True, markup=False, highlight=False)
-
-
-def _told(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    show_architectures(summary, console)
 
 
 @app.command()
@@ -560,9 +511,9 @@ def demo(
     _phantom(films, patients, seed, *DEMO_FILM, None)
     sources = [SourceSettings(kind=kind, path=str(films / kind)) for kind in ("cbis-ddsm", "ddsm")]
     built = _build(sources, workspace, None, DEMO_SETTINGS)
-    _show_build(built)
+    show_build(built, console)
     trained = _train(workspace, built.run_id, None, DEMO_SETTINGS)
-    _show_training(trained)
+    show_training(trained, console)
     console.print(f"Data report:  {built.report}", soft_wrap=True, markup=False, highlight=False)
     console.print(f"Model report: {trained.report}", soft_wrap=True, markup=False, highlight=False)
 

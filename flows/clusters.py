@@ -15,12 +15,10 @@ from mammo_etl import schema
 from mammo_etl.settings import Settings, SettingsError
 from mammo_etl.versions import PACKAGES
 
-if TYPE_CHECKING:
-    from distributed.client import VersionsDict
-
 # Dask is imported where it is used: that takes a second, which a build that finds nothing to do need not spend.
 if TYPE_CHECKING:
     from distributed import Client, LocalCluster
+    from distributed.client import VersionsDict
 
 WORKER_ENVIRONMENT = {
     # One task, one core: libraries that start a thread per core on every worker would only fight each other.

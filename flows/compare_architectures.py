@@ -17,7 +17,7 @@ from mammo_etl.files import digest_of
 from mammo_etl.places import Place, place_of, shown
 from mammo_etl.reader import open_run
 from mammo_etl.workspace import Workspace, write_bytes
-from mammo_model.settings import SEED_STEPS, Architecture, TrainingSettings
+from mammo_model.settings import SEED_STEPS, ArchitectureName, TrainingSettings
 
 if TYPE_CHECKING:
     from mammo_model.model_run import ModelRun
@@ -51,7 +51,7 @@ def compare_architectures(
     workspace: WorkspaceParameter,
     settings: TrainingSettings = TrainingSettings(),
     run_id: str | None = None,
-    architectures: tuple[Architecture, ...] = SEED_STEPS,
+    architectures: tuple[ArchitectureName, ...] = SEED_STEPS,
 ) -> ComparisonSummary:
     """Trains each architecture under the same settings on a dataset run (the published one, if none is named), and draws how they learned.
 

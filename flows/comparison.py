@@ -1,15 +1,14 @@
 """Comparing two models of a workspace, and showing it. Plain functions, without Prefect or a cluster."""
 
-from pathlib import Path
-
 from rich.console import Console
 from rich.table import Table
 
+from flows.summary_tables import PHANTOMS, shown_figure
 from mammo_etl.places import Place, place_of
 from mammo_model.comparison import Comparison, compare
 
 
-def compare_models(workspace: Place | Path | str, model_a: str, model_b: str) -> Comparison:
+def compare_models(workspace: Place | str, model_a: str, model_b: str) -> Comparison:
     """The figures of two finished models on the same test patches, the second against the first.
 
     Raises mammo_model.comparison.ComparisonError if they are not there, or were not tested alike.
@@ -26,11 +25,11 @@ def show_comparison(found: Comparison, console: Console) -> None:
         interval = "" if row.low is None or row.high is None else f"{row.low:+.3f} to {row.high:+.3f}"
         table.add_row(
             row.name,
-            _shown(row.a, ".3f"),
-            _shown(row.b, ".3f"),
-            _shown(row.difference, "+.3f"),
+            shown_figure(row.a),
+            shown_figure(row.b),
+            shown_figure(row.difference, "+.3f"),
             interval,
-            _shown(row.p, ".3f"),
+            shown_figure(row.p),
         )
     console.print(f"A: {found.model_a}\nB: {found.model_b}", soft_wrap=True, markup=False, highlight=False)
     console.print(table)
@@ -40,10 +39,4 @@ def show_comparison(found: Comparison, console: Console) -> None:
         highlight=False,
     )
     if found.phantom:
-        console.print(
-            "Tested on phantoms: these figures prove that the plumbing works, they say nothing about medicine."
-        )
-
-
-def _shown(value: float | None, style: str) -> str:
-    return "-" if value is None else format(value, style)
+        console.print(f"Tested {PHANTOMS}")

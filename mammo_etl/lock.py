@@ -19,7 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mammo_etl.places import ObjectPath, Place
+from mammo_etl.object_path import ObjectPath
+from mammo_etl.places import Place
 from mammo_etl.workspace import Workspace, read_json
 
 
@@ -209,11 +210,11 @@ def _has_died(holder: dict[str, Any]) -> bool:
     if processes is None or holder.get("processes") != processes:
         return False
     try:
-        os.kill(holder["pid"], 0)
+        # Another user's process is there, too.
+        with suppress(PermissionError):
+            os.kill(holder["pid"], 0)
     except ProcessLookupError:
         return True
-    except PermissionError:
-        return False
     return False
 
 

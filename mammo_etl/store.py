@@ -65,7 +65,7 @@ def open_patches(path: Place) -> Any:
     import tensorstore as ts
 
     spec = {"driver": "zarr3", "kvstore": kvstore_of(path), "recheck_cached_data": "open"}
-    with _telling():
+    with telling_faults():
         return ts.open(spec, open=True, read=True, write=False).result()
 
 
@@ -80,13 +80,16 @@ def read_rows(array: Any, rows: NDArray[np.int64]) -> Any:
 
     Raises ConnectionError where they are on an object store that fails for the moment, and ValueError where they are damaged.
     """
-    with _telling():
+    with telling_faults():
         return array[rows].read().result()
 
 
 @contextmanager
-def _telling() -> Iterator[None]:
-    """TensorStore raises ValueError for everything, with a status of its own in front (absl, "Status codes")."""
+def telling_faults() -> Iterator[None]:
+    """Raises ConnectionError where TensorStore tells of an object store that fails for the moment.
+
+    TensorStore itself raises ValueError for everything, with a status in front (absl, "Status codes").
+    """
     try:
         yield
     except ValueError as error:

@@ -8,9 +8,8 @@ import numpy as np
 from keras import layers
 from numpy.typing import DTypeLike
 
-from mammo_model import settings as names
 from mammo_model.augmentation import augmented
-from mammo_model.settings import TrainingSettings
+from mammo_model.settings import ArchitectureName, TrainingSettings
 
 DENSE_UNITS = 128
 """Units of the dense layer before the output."""
@@ -36,7 +35,7 @@ class Architecture:
     """Each block adds to what it gets, brought to its filters by a 1x1 convolution (He et al. 2016)."""
 
 
-ARCHITECTURES: dict[names.Architecture, Architecture] = {
+ARCHITECTURES: dict[ArchitectureName, Architecture] = {
     "vgg1": Architecture(1),
     "vgg2": Architecture(2),
     "vgg3": Architecture(3),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mammo_etl.store import telling_faults
 from mammo_model.sampling import SamplingPlan
 
 Batch = tuple[NDArray[np.uint8] | NDArray[np.uint16], NDArray[np.int64]]
@@ -88,7 +89,12 @@ class PatchFeed:
         for positions in batches:
             ahead.append((self.store[self.rows[positions]].read(), self.targets[positions]))
             if len(ahead) > READ_AHEAD:
-                reading, targets = ahead.popleft()
-                yield reading.result()[..., np.newaxis], targets
+                yield _read_ahead(*ahead.popleft())
         for reading, targets in ahead:
-            yield reading.result()[..., np.newaxis], targets
+            yield _read_ahead(reading, targets)
+
+
+def _read_ahead(reading: Any, targets: NDArray[np.int64]) -> Batch:
+    """A batch once TensorStore has read it; raises ConnectionError as `mammo_etl.store.read_rows`."""
+    with telling_faults():
+        return reading.result()[..., np.newaxis], targets

@@ -16,6 +16,7 @@ from mammo_etl.places import Place, files_below, name_below, place_of
 from mammo_etl.reader import PublishedRun, open_run
 from mammo_etl.records import Split
 from mammo_etl.settings import digest
+from mammo_etl.store import read_rows
 from mammo_etl.workspace import Workspace, read_json, write_bytes, write_json
 from mammo_model import backend, figures, report
 from mammo_model.errors import ERRORS, worst_errors
@@ -122,7 +123,7 @@ def draw(
     store = run.open_patches()
 
     def patches_of(table: pd.DataFrame) -> Any:
-        return store[table["row"].to_numpy(np.int64)].read().result()
+        return read_rows(store, table["row"].to_numpy(np.int64))
 
     of_test = metrics["splits"][Split.TEST.value]
     drawn = {
@@ -159,7 +160,7 @@ def _cleaned_films(workspace: Place, run: PublishedRun) -> Place:
 def example_patches(run: PublishedRun, predictions: pd.DataFrame) -> NDArray[Any]:
     """The first patches of the validation and test splits, (n, size, size, 1), on which an export is checked."""
     rows = predictions["row"].to_numpy(np.int64)[:EXPORT_CHECKED]
-    patches: NDArray[Any] = run.open_patches()[rows].read().result()[..., np.newaxis]
+    patches: NDArray[Any] = read_rows(run.open_patches(), rows)[..., np.newaxis]
     return patches
 
 

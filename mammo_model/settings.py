@@ -14,12 +14,12 @@ from mammo_model.sampling import Sampling
 FORMAT_VERSION = 2
 """Version of a model run's files, and of the meaning of its settings."""
 
-Architecture = Literal[
+ArchitectureName = Literal[
     "vgg1", "vgg2", "vgg3", "vgg3-dropout", "vgg3-dropout-bn", "vgg3-dropout-bn-l2", "vgg4-dropout-bn", "resnet"
 ]
 """Names of networks; `mammo_model.architectures` says what each is."""
 
-SEED_STEPS: tuple[Architecture, ...] = get_args(Architecture)[:7]
+SEED_STEPS: tuple[ArchitectureName, ...] = get_args(ArchitectureName)[:7]
 """The seven that the seed work (2020) compares, in its order."""
 
 Precision = Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"]
@@ -32,7 +32,7 @@ class TrainingSettings(BaseModel):
 
     binary: bool = False
     """Tell normal from abnormal tissue, instead of the five classes."""
-    architecture: Architecture = "vgg4-dropout-bn"
+    architecture: ArchitectureName = "vgg4-dropout-bn"
     """The network: one of the seed work's seven steps, by blocks and what was added (the last is its final one), or a residual one."""
     width: Annotated[int, Field(ge=1, le=256)] = 32
     """Filters of each convolution in the first block; doubled from block to block."""

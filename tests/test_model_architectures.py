@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mammo_model.settings import SEED_STEPS, Architecture, TrainingSettings
+from mammo_model.settings import SEED_STEPS, ArchitectureName, TrainingSettings
 
 SMALL = TrainingSettings(architecture="vgg1", width=2)
 
@@ -41,7 +41,7 @@ def test_the_networks_size() -> None:
     ],
 )
 def test_each_architecture_is_what_its_name_says(
-    name: Architecture, pools: int, dropouts: int, normalised: bool, regularised: bool
+    name: ArchitectureName, pools: int, dropouts: int, normalised: bool, regularised: bool
 ) -> None:
     from mammo_model.architectures import ARCHITECTURES, build_network
 

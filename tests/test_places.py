@@ -12,7 +12,7 @@ import fsspec
 import pytest
 from store_server import environment_of, failing, s3_server
 
-from mammo_etl import lock, places
+from mammo_etl import lock, object_path
 from mammo_etl.lock import WorkspaceInUseError, locked
 from mammo_etl.places import (
     ObjectPath,
@@ -122,7 +122,7 @@ def test_what_is_no_place_is_told(text: str) -> None:
 
 
 def test_without_the_extra_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places, "obstore", None)
+    monkeypatch.setattr(object_path, "obstore", None)
     with pytest.raises(PlaceError, match=r"s3://bucket: a workspace on an object store needs mammo's extra `s3`"):
         place_of("s3://bucket")
 
@@ -134,7 +134,7 @@ def test_a_bucket_that_is_not_there_and_a_store_that_is_not(bucket: str, monkeyp
             ask()
         assert "\n" not in str(told.value)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setitem(places._RETRIES, "max_retries", 1)
+    monkeypatch.setitem(object_path._RETRIES, "max_retries", 1)
     with pytest.raises(ConnectionError, match=r"s3://places/x: the object store failed: ") as failed:
         place_of(f"s3://{bucket}/x").read_bytes()
     assert is_transient(failed.value)
@@ -153,9 +153,25 @@ def test_a_store_that_fails_now_and_then_is_asked_again(
         assert len(files_below(place)) == 5
     with failing(server, every=1, status=status) as url:
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
-        monkeypatch.setitem(places._RETRIES, "max_retries", 1)
+        monkeypatch.setitem(object_path._RETRIES, "max_retries", 1)
         with pytest.raises(ConnectionError, match=f"{status}"):
             (place / "0").read_bytes()
+
+
+def test_a_slow_store_is_waited_for_but_not_for_ever(
+    server: str, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = place_of(f"s3://{bucket}/{tmp_path.name}") / "a"
+    with failing(server, every=1000, status=500, seconds=0.5) as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        write_bytes(place, b"x")
+        assert place.read_bytes() == b"x"
+    with failing(server, every=1000, status=500, seconds=0.5) as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        monkeypatch.setattr(object_path, "_TIMEOUT", "100ms")
+        monkeypatch.setitem(object_path._RETRIES, "max_retries", 1)
+        with pytest.raises(ConnectionError, match=f"{place}: the object store failed"):
+            place.read_bytes()
 
 
 # The lock of a workspace on a store
