@@ -203,7 +203,8 @@ def errors_figure(
     `errors` has the columns abnormal, target, finding_id and image_id.
     """
     rows = -(-len(errors) // EXAMPLES_PER_CLASS)
-    figure = Figure(figsize=(13, 2.55 * rows + 0.5), layout="constrained")
+    # Room for heading and name of each: axes of a fixed aspect are not shrunk for them.
+    figure = Figure(figsize=(13, 2.85 * rows + 0.6), layout="constrained")
     figure.suptitle(title)
     grid = figure.subplots(rows, EXAMPLES_PER_CLASS, squeeze=False)
     for axes in grid.flat:
@@ -214,7 +215,8 @@ def errors_figure(
         _show_patch(axes, patch, WRONG)
         heading = f"{number}. P(abnormal) {error['abnormal']:.3f}\ntrue: {classes[error['target']]}"
         axes.set_title(heading, fontsize=9, color=WRONG)
-        axes.set_xlabel(textwrap.fill(error["finding_id"] or error["image_id"], 28), fontsize=8, color="#444444")
+        name = textwrap.fill(error["finding_id"] or error["image_id"], 36, break_on_hyphens=False)
+        axes.set_xlabel(name, fontsize=7, color="#444444")
     return figure
 
 
