@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flows.signals import code_of_signal, ended_by_sigterm
-from flows.summary_tables import show_architectures, show_build, show_training
+from flows.summary_tables import show_architectures, show_build, show_scores, show_training
 from mammo_etl.files import SourceFileError
 from mammo_etl.inventory import InventoryError, list_sources
 from mammo_etl.lock import WorkspaceInUseError, locked
@@ -27,6 +27,7 @@ from mammo_model.settings import ArchitectureName
 
 if TYPE_CHECKING:
     from flows.build_summary import BuildSummary
+    from flows.score_scans import ScoreSummary
     from flows.train_model import TrainSummary
     from mammo_etl.inspection import Inspection
     from mammo_etl.settings import BuildSettings
@@ -373,6 +374,55 @@ def _compare_architectures(workspace: Place, run: str | None, settings: Path | N
     except TrainingError as error:
         raise RunError(str(error)) from error
     show_architectures(summary, console)
+
+
+@app.command()
+def score(
+    scans: Annotated[
+        str,
+        typer.Argument(
+            metavar="SCAN|FOLDER|KIND=PATH",
+            help="A film, a folder, zip archive or prefix of films, or a source as `mammo build` takes it.",
+        ),
+    ],
+    workspace: BuiltWorkspaceOption,
+    out: Annotated[
+        str, typer.Option(metavar="FOLDER|s3://BUCKET/PREFIX", help="Folder for pictures, tables and page.")
+    ],
+    model: Annotated[str | None, typer.Option(help="Model of the workspace; the one finished last by default.")] = None,
+    stride: Annotated[
+        int | None, typer.Option(min=1, help="Step between patches, pixels; half a patch by default.")
+    ] = None,
+    settings: SettingsOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Score whole films by a trained model: maps of each class, lesion candidates, scores of films and patients."""
+    overrides = [*(set_ or []), *([f"scoring.stride={stride}"] if stride is not None else [])]
+    show_scores(_score(scans, place_of(workspace), place_of(out), model, settings, overrides), console)
+
+
+def _score(
+    scans: str, workspace: Place, out: Place, model: str | None, settings: Path | None, overrides: list[str]
+) -> "ScoreSummary":
+    from flows.settings import load_settings
+
+    job = load_settings(settings, overrides)
+    from flows import score_scans
+    from mammo_etl.workspace import DamagedFileError
+    from mammo_model.scoring import ScoringError, find_model
+
+    try:
+        # Before a server and a cluster are started.
+        model = find_model(workspace, model).model_id
+        score_scans.check_scans(scans, out)
+        if score_scans.is_single(scans):
+            return score_scans.score_one(scans, workspace.absolute(), out.absolute(), model, job.scoring)
+        _prepare_prefect(ScoringError, DamagedFileError)
+        return score_scans.score_scans(scans, shown(workspace), shown(out), model, job.scoring, job.cluster)
+    except ScoringError as error:
+        raise UsageError(str(error)) from error
+    except DamagedFileError as error:
+        raise RunError(str(error)) from error
 
 
 @app.command()

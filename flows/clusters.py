@@ -26,6 +26,10 @@ WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
+    "TF_NUM_INTRAOP_THREADS": "1",
+    "TF_NUM_INTEROP_THREADS": "1",
+    # Workers that share a GPU leave each other room.
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
     # A film's arrays come from memory that the worker has already, not page by page from the system: a quarter less time a film.
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),

@@ -5,6 +5,7 @@ from pathlib import Path
 from flows.clusters import ClusterSettings
 from mammo_etl.presets import preset_values
 from mammo_etl.settings import BuildSettings, laid_over, read_toml, validated, with_overrides
+from mammo_model.scoring_settings import ScoringSettings
 from mammo_model.settings import TrainingSettings
 
 
@@ -15,6 +16,8 @@ class JobSettings(BuildSettings):
     """Where the work is done."""
     training: TrainingSettings = TrainingSettings()
     """The model and how it is trained."""
+    scoring: ScoringSettings = ScoringSettings()
+    """How whole films are scored."""
 
     @property
     def build(self) -> BuildSettings:

@@ -10,6 +10,7 @@ from mammo_etl.records import REASONS, Reason
 if TYPE_CHECKING:
     from flows.build_summary import BuildSummary
     from flows.compare_architectures import ComparisonSummary
+    from flows.score_scans import ScoreSummary
     from flows.train_model import TrainSummary
 
 PHANTOMS = "on phantoms: these figures prove that the plumbing works, they say nothing about medicine."
@@ -66,3 +67,18 @@ def show_architectures(summary: "ComparisonSummary", console: Console) -> None:
     if summary.phantom:
         console.print(f"Trained {PHANTOMS}")
     console.print(f"How each learned: {summary.figure}", soft_wrap=True, markup=False, highlight=False)
+
+
+def show_scores(summary: "ScoreSummary", console: Console) -> None:
+    """Prints how much was scored, what could not be, and where the page is."""
+    console.print(f"Scored by {summary.model_id}", soft_wrap=True, markup=False, highlight=False)
+    counts = ("images", "patients", "candidates", "windows")
+    console.print(", ".join(f"{summary.counts[name]:,} {name}" for name in counts))
+    for reason, count in summary.rejects.items():
+        console.print(f"not scored: {count:,} {reason} ({REASONS[Reason(reason)]})", markup=False, highlight=False)
+    if summary.phantom:
+        console.print(f"The model was trained {PHANTOMS}")
+    if summary.skipped:
+        console.print(f"{summary.skipped:,} films were scored before, and have not changed.")
+    console.print("Research software, not a medical device.")
+    console.print(f"Page: {summary.page}", soft_wrap=True, markup=False, highlight=False)

@@ -39,6 +39,13 @@ class Film:
     """By the file's own window, where it has one: grey level, 0 black to 65535 white, of each pixel value below 2 ** bits."""
 
 
+def starts_as_film(start: bytes) -> bool:
+    """Whether a file with these first bytes, 132 at least, is of a format that `decode_film` knows."""
+    if is_gzip(start):
+        return gunzip_start(start, len(_JPEG)).startswith(_JPEG)
+    return dicom.is_dicom(start[:132]) or start.startswith((_JPEG, b"P2", b"P5", _PNG, *_TIFF))
+
+
 def read_film(url: str, rows: int | None = None, columns: int | None = None) -> Film:
     """The pixels of a film; see `decode_film`."""
     return decode_film(read_bytes(url), rows, columns)

@@ -1,0 +1,216 @@
+"""The flow that puts a trained model to whole films: a folder, an archive or a prefix of them in bulk, or one."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+from distributed import Client
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+from prefect.context import FlowRunContext
+from prefect.runtime import deployment
+from pydantic import BaseModel
+
+from flows.clusters import ClusterSettings, open_client
+from flows.fan_out import GivenUp, fan_out
+from flows.progress import Stages
+from flows.read_sources import read_sources
+from flows.steps import step
+from flows.workspace_parameter import WorkspaceParameter
+from mammo_etl.film_files import FilmFile, loose_films, of_scan
+from mammo_etl.inventory import InventoryError, list_sources
+from mammo_etl.places import Place, place_of, shown
+from mammo_etl.records import Rejection
+from mammo_etl.settings import SettingsError, SourceSettings
+from mammo_etl.sources import kinds
+from mammo_model.score_tables import write_scores
+from mammo_model.scoring import AppliedModel, ScoredFilm, ScoringError, find_model, score_film
+from mammo_model.scoring_settings import ScoringSettings
+
+
+class ScoreSummary(BaseModel):
+    """What scoring came to."""
+
+    model_id: str
+    folder: Path | str
+    """A local path, or an URL of an object store."""
+    page: Path | str
+    counts: dict[str, int]
+    """Rows of each table: images, patients, candidates, windows, rejects."""
+    skipped: int
+    """Films that were scored before, by the same model under the same settings."""
+    rejects: dict[str, int]
+    """Films and files by the reason why they could not be scored."""
+    phantom: bool
+    """The model knows phantoms only."""
+    timings: list[dict[str, Any]]
+
+
+@flow(
+    name="score-scans",
+    flow_run_name="score-scans {scans}",
+    persist_result=False,
+    # Prefect keeps the exception of a failed run all the same, and would pickle it.
+    result_serializer="json",
+)
+def score_scans(
+    scans: str,
+    workspace: WorkspaceParameter,
+    out: WorkspaceParameter,
+    model_id: str | None = None,
+    settings: ScoringSettings = ScoringSettings(),
+    cluster: ClusterSettings = ClusterSettings(),
+) -> ScoreSummary:
+    """Scores films by a model of the workspace (the one finished last, if none is named): maps and candidates as pictures, scores as Parquet tables, a page.
+
+    `scans` is a film, a folder, zip archive or object-store prefix of films, or KIND=PATH, as of a build's sources: patients, sides and views are then what the
+    data set says. What was scored before by the same model under the same settings is not scored again. Raises ScoringError without a film or a model.
+    """
+    place, target = place_of(workspace), place_of(out)
+    for name, given in (("workspace", place), ("out", target)):
+        if deployment.id is not None and not given.is_absolute():
+            raise SettingsError(
+                f"{name} {given}: expected an absolute path, as a worker runs flows in a temporary folder"
+            )
+    place, target = place.absolute(), target.absolute()
+    model = find_model(place, model_id)
+    check_scans(scans, target)
+    stages = Stages()
+    with open_client(cluster) as client:
+        films, rejects = step("find films", find_films, client, scans, stages, cluster.item_seconds)
+        scored = step("score", score, client, films, target, model, settings, stages, cluster.item_seconds)
+    summary = step("write tables", finish, target, model, settings, scored, rejects, stages)
+    if FlowRunContext.get() is not None:
+        create_markdown_artifact(_as_markdown(summary), key="score-summary", description=f"Scored by {model.model_id}")
+    return summary
+
+
+def score_one(scan: str, workspace: Place, out: Place, model_id: str | None, settings: ScoringSettings) -> ScoreSummary:
+    """The same for a single film, in this process: no cluster, no Prefect."""
+    model = find_model(workspace, model_id)
+    stages = Stages()
+    with stages.stage("score", "films", 1) as stage:
+        scored = [score_film(film, out, model, settings) for film in loose_films(scan)]
+        stage.advance(skipped=int(scored[0].skipped), rejected=int(scored[0].rejection is not None))
+    return finish(out, model, settings, scored, [], stages)
+
+
+def is_single(scans: str) -> bool:
+    """Whether this is a single film's file."""
+    path = Path(scans)
+    return "://" not in scans and path.is_file() and path.suffix.lower() != ".zip"
+
+
+def check_scans(scans: str, out: Place) -> None:
+    """Raises ScoringError if there is nothing at a local path, or what is written would be among the films next time."""
+    path = scans.partition("=")[2] if _kind(scans) else scans
+    if "://" in path:
+        return
+    if not Path(path).exists():
+        raise ScoringError(f"{path}: no such file or folder")
+    folder = Path(path).resolve()
+    if isinstance(out, Path) and (out.resolve() == folder or folder in out.resolve().parents):
+        raise ScoringError(f"--out {out}: lies within {path}, whose films are to be scored; expected another folder")
+
+
+def find_films(
+    client: Client, scans: str, stages: Stages, seconds: float
+) -> tuple[list[FilmFile], tuple[Rejection, ...]]:
+    """The films, sorted by image_id, and what an inventory has rejected; raises ScoringError if there is none."""
+    try:
+        if _kind(scans):
+            files = list_sources([SourceSettings.parse(scans)])
+            found = read_sources(client, files, stages, seconds)
+            films = [of_scan(scan) for inventory in found.values() for scan in inventory.scans]
+            rejects = tuple(row for inventory in found.values() for row in inventory.rejects)
+        else:
+            films, rejects = loose_films(scans), ()
+    except InventoryError as error:
+        raise ScoringError(str(error)) from error
+    except (OSError, BadZipFile, ValueError, ImportError) as error:
+        raise ScoringError(f"{scans}: {error}") from error
+    if not films:
+        raise ScoringError(f"{scans}: no film here; expected DICOM, lossless JPEG (DDSM), PGM, PNG or TIFF files")
+    return sorted(films, key=lambda film: film.image_id), rejects
+
+
+def score(
+    client: Client,
+    films: Sequence[FilmFile],
+    out: Place,
+    model: AppliedModel,
+    settings: ScoringSettings,
+    stages: Stages,
+    seconds: float,
+) -> list[ScoredFilm]:
+    """Scores the films on the cluster."""
+    scored = []
+    function = partial(score_film, out=out, model=model, settings=settings)
+    of_name = {film.image_id: film for film in films}
+    with stages.stage("score", "films", len(films)) as stage:
+        # Each takes seconds, and holds a film's pixels: few are kept in flight.
+        for name, result in fan_out(client, function, of_name.items(), window_per_worker=4, seconds=seconds):
+            if isinstance(result, GivenUp):
+                scored.append(_given_up(of_name[name], result))
+                stage.advance(failed=1)
+                continue
+            scored.append(result)
+            stage.advance(skipped=int(result.skipped), rejected=int(result.rejection is not None))
+    return scored
+
+
+def finish(
+    out: Place,
+    model: AppliedModel,
+    settings: ScoringSettings,
+    scored: Sequence[ScoredFilm],
+    rejects: Sequence[Rejection],
+    stages: Stages,
+) -> ScoreSummary:
+    """Writes tables and page."""
+    manifest, rejected = write_scores(out, model, settings, scored, rejects)
+    return ScoreSummary(
+        model_id=model.model_id,
+        folder=shown(out),
+        page=shown(out / "index.html"),
+        counts=manifest["counts"],
+        skipped=sum(film.skipped for film in scored),
+        rejects=rejected,
+        phantom=model.phantom,
+        timings=stages.timings,
+    )
+
+
+def _kind(scans: str) -> bool:
+    return scans.partition("=")[0] in kinds() and "=" in scans
+
+
+def _given_up(film: FilmFile, outcome: GivenUp) -> ScoredFilm:
+    row = Rejection(
+        stage="score",
+        code=outcome.code,
+        message=outcome.message,
+        source=film.source,
+        path=film.path,
+        image_id=film.image_id,
+    )
+    return ScoredFilm(film, False, row)
+
+
+def _as_markdown(summary: ScoreSummary) -> str:
+    return "\n".join(
+        [
+            f"# Scored by `{summary.model_id}`",
+            ", ".join(f"{count:,} {name}" for name, count in summary.counts.items()),
+            "",
+            *[f"- {count:,} not scored: {reason}" for reason, count in summary.rejects.items()],
+            "",
+            "**Phantoms: these scores prove that the plumbing works; they say nothing about medicine.**"
+            if summary.phantom
+            else "Research software, not a medical device.",
+            "",
+            f"Page: `{summary.page}`",
+        ]
+    )

@@ -1,0 +1,134 @@
+"""Films that are read by themselves, outside of any dataset run: those of a data set, or whatever lies in a folder."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from mammo_etl.cleaning import CleanFilm, clean_film
+from mammo_etl.files import SourceFileError, digest_of, list_files, name_of, read_bytes
+from mammo_etl.film import Film, decode_film, starts_as_film
+from mammo_etl.ics import find_ics_view
+from mammo_etl.places import read_each
+from mammo_etl.records import Scan
+from mammo_etl.settings import CleaningSettings
+
+_START = 256
+"""Bytes by which a film is told from other files: DICOM's mark is the furthest in, at 128."""
+
+_OTHER_CHARACTERS = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilmFile:
+    """A film, and what is known of it without its pixels."""
+
+    image_id: str
+    """Unique name; in file names too."""
+    path: str
+    """A path or an fsspec URL."""
+    source: str = ""
+    """Data set; empty for a film that belongs to none."""
+    patient_id: str
+    """Patient, unique within the source."""
+    laterality: str = ""
+    """LEFT or RIGHT; empty if unknown."""
+    view: str = ""
+    """CC or MLO; empty if unknown."""
+    rows: int | None = None
+    """Height as its source states it, pixels; None: as its file says."""
+    columns: int | None = None
+    """Width, likewise."""
+    bits: int | None = None
+    """Bits of a stored pixel, likewise."""
+    scanner: str = ""
+    """Digitiser; empty if unknown."""
+    institution: str = ""
+    """Institution that digitised the film; empty if unknown."""
+
+
+def of_scan(scan: Scan) -> FilmFile:
+    """A data set's film."""
+    return FilmFile(
+        image_id=scan.image_id,
+        path=scan.path,
+        source=scan.source,
+        patient_id=scan.patient_id,
+        laterality=scan.laterality,
+        view=scan.view,
+        rows=scan.rows,
+        columns=scan.columns,
+        bits=scan.bits,
+        scanner=scan.scanner,
+        institution=scan.institution,
+    )
+
+
+def loose_films(path: str) -> list[FilmFile]:
+    """The film at a path, or all films below a folder, in a zip archive or below an object-store prefix, sorted by image_id.
+
+    Films are told by how their files begin; other files are passed over. The first folder below `path` is the patient; a film right in it is one of
+    its own. image_id is the path below `path`, each character that is no letter, digit, `.`, `_` or `-` as `_`. Raises OSError if there is nothing there.
+    """
+    if "://" not in path and Path(path).is_file() and Path(path).suffix.lower() != ".zip":
+        return _named({str(Path(path).absolute()): Path(path).name})
+    files = list_files(path, "").files
+    films = [url for url, film in zip(files, read_each(_may_be_film, files), strict=True) if film]
+    return _named({url: _below(url, path) for url in films})
+
+
+def _may_be_film(url: str) -> bool:
+    try:
+        return starts_as_film(read_bytes(url, _START))
+    except SourceFileError:
+        # Whoever reads it whole will be told why it cannot be.
+        return True
+
+
+def _below(url: str, root: str) -> str:
+    """Path of a listed file below the root."""
+    path, *archive = url.split("::", 1)
+    if archive:
+        return path.split("://", 1)[1]
+    if "://" in root:
+        # An object that is the root itself has nothing below it.
+        return path.removeprefix(root.rstrip("/") + "/") if path != root else name_of(path)
+    return Path(path).relative_to(Path(root).absolute()).as_posix()
+
+
+def _named(names: dict[str, str]) -> list[FilmFile]:
+    found: dict[str, FilmFile] = {}
+    for url, name in sorted(names.items()):
+        image_id = _OTHER_CHARACTERS.sub("_", name.replace("/", "_"))
+        if image_id in found:
+            image_id = f"{image_id}-{digest_of(name.encode())[:8]}"
+        folder, separator, _ = name.partition("/")
+        found[image_id] = FilmFile(image_id=image_id, path=url, patient_id=folder if separator else image_id)
+    return [found[image_id] for image_id in sorted(found)]
+
+
+def read_alone(url: str) -> tuple[Film, int, str, str]:
+    """A film that no inventory describes: pixels, bits of a stored pixel, scanner, institution.
+
+    An LJPEG takes its size, bits and scanner from the `.ics` beside it, where there is one, else its size from its own header. Raises SourceFileError if the
+    film cannot be used.
+    """
+    return _decoded(url, read_bytes(url))
+
+
+def _decoded(url: str, content: bytes) -> tuple[Film, int, str, str]:
+    view = find_ics_view(url)
+    if view is None:
+        film = decode_film(content)
+        return film, film.bits, "", ""
+    return decode_film(content, view.rows, view.columns), view.bits, view.scanner, view.institution
+
+
+def clean_alone(file: FilmFile, content: bytes, settings: CleaningSettings) -> tuple[CleanFilm, int, int]:
+    """A film cleaned as a build would clean it, and its rows and columns, from the content of its file; raises SourceFileError if it cannot be used."""
+    if file.rows is None or file.columns is None or file.bits is None:
+        film, bits, scanner, institution = _decoded(file.path, content)
+    else:
+        film = decode_film(content, file.rows, file.columns)
+        bits, scanner, institution = file.bits, file.scanner, file.institution
+    rows, columns = film.pixels.shape
+    return clean_film(film, bits, scanner, institution, settings), rows, columns

@@ -1,0 +1,269 @@
+"""Tables and page of scored films."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+import pyarrow as pa
+
+from mammo_etl.catalog import write_table
+from mammo_etl.files import digest_of_file
+from mammo_etl.film_files import FilmFile
+from mammo_etl.inventory import sort_rejects
+from mammo_etl.places import Place, read_each
+from mammo_etl.records import Rejection
+from mammo_etl.schema import to_table
+from mammo_etl.versions import package_versions
+from mammo_etl.workspace import DamagedFileError, read_sealed, write_bytes, write_json
+from mammo_model.levels import RULES, questions
+from mammo_model.scoring import FORMAT_VERSION, AppliedModel, ScoredFilm, file_name
+from mammo_model.scoring_settings import ScoringSettings
+
+_FILM = {
+    "image_id": (pa.string(), "Film: its name in the data set, or its path below what was scored, `_` for `/`."),
+    "source": (pa.string(), "Data set; empty for a film that belongs to none."),
+    "patient_id": (
+        pa.string(),
+        "Patient, unique within the source; of films of no data set, the first folder, or the film itself.",
+    ),
+}
+_PLACE = {
+    "y": (pa.int32(), "Top row, pixels of the film."),
+    "x": (pa.int32(), "Left column, pixels of the film."),
+}
+TABLES = ("images", "patients", "candidates", "windows", "rejects")
+"""OUT/<name>.parquet."""
+
+
+def write_scores(
+    out: Place,
+    model: AppliedModel,
+    settings: ScoringSettings,
+    scored: Sequence[ScoredFilm],
+    rejects: Sequence[Rejection],
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """Writes the tables, `index.html` and, last, `manifest.json`, of films that `score_film` has scored into OUT; returns the manifest and the number of rejects by reason.
+
+    `rejects` are those of an inventory; `scored` has its own. Raises DamagedFileError if a film's figures are gone.
+    """
+    films = sorted((entry.film for entry in scored if entry.rejection is None), key=lambda film: film.image_id)
+    rejected = sort_rejects([*rejects, *(entry.rejection for entry in scored if entry.rejection is not None)])
+    names = [film.image_id for film in films]
+    found = dict(zip(names, read_each(lambda name: _figures(out, name), names), strict=True))
+    images = [_image_row(film, found[film.image_id], model) for film in films]
+    patients = _patient_rows(images, model)
+    tables = {
+        "images": _table(images, _images_schema(model)),
+        "patients": _table(patients, _patients_schema(model)),
+        "candidates": _table(_candidate_rows(films, found, model), _candidates_schema(model)),
+        "windows": _table(_window_rows(films, found, model), _windows_schema(model)),
+        "rejects": to_table(rejected, Rejection),
+    }
+    for name, table in tables.items():
+        write_table(out / f"{name}.parquet", table)
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "model_id": model.model_id,
+        "run_id": model.run_id,
+        "model_sha256": model.sha256,
+        "phantom": model.phantom,
+        "note": model.note,
+        "classes": list(model.classes),
+        "settings": settings.model_dump(mode="json"),
+        "rules": {"image": RULES["image"], "patient": RULES["patient"]},
+        "counts": {name: len(table) for name, table in tables.items()},
+        "versions": package_versions(),
+    }
+    write_bytes(out / "index.html", _page(manifest, images, patients, found, rejected).encode())
+    manifest["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
+    manifest["digests"] = {
+        name: digest_of_file(out / name) for name in [*(f"{name}.parquet" for name in TABLES), "index.html"]
+    }
+    write_json(out / "manifest.json", manifest)
+    return manifest, dict(sorted(Counter(row.code.value for row in rejected).items()))
+
+
+def _figures(out: Place, image_id: str) -> dict[str, Any]:
+    path = out / "films" / image_id / "scores.json"
+    found = read_sealed(path)
+    if found is None:
+        raise DamagedFileError(f"{path}: missing, or changed after it was written; score the films again")
+    return found
+
+
+def _columns(names: Sequence[str]) -> list[str]:
+    return [file_name(name).replace("-", "_") for name in names]
+
+
+def _of_classes(model: AppliedModel, values: Sequence[float]) -> dict[str, float]:
+    return {f"p_{name}": value for name, value in zip(_columns(model.classes), values, strict=True)}
+
+
+def _image_row(film: FilmFile, found: Mapping[str, Any], model: AppliedModel) -> dict[str, Any]:
+    return {
+        **{name: getattr(film, name) for name in (*_FILM, "laterality", "view", "path")},
+        **{name: found[name] for name in ("rows", "columns")},
+        "windows": len(found["places"]),
+        "candidates": len(found["candidates"]),
+        **found["scores"],
+        **_of_classes(model, found["probabilities"]),
+    }
+
+
+def _patient_rows(images: Sequence[Mapping[str, Any]], model: AppliedModel) -> list[dict[str, Any]]:
+    of_patient: defaultdict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for image in images:
+        of_patient[image["source"], image["patient_id"]].append(image)
+    return [
+        {
+            "source": source,
+            "patient_id": patient_id,
+            "images": len(rows),
+            **{name: max(row[name] for row in rows) for name in questions(model.classes)},
+        }
+        for (source, patient_id), rows in sorted(of_patient.items())
+    ]
+
+
+def _candidate_rows(films: Sequence[FilmFile], found: Mapping[str, Any], model: AppliedModel) -> list[dict[str, Any]]:
+    return [
+        {
+            **{name: getattr(film, name) for name in _FILM},
+            "number": number,
+            **{name: lesion["box"][name] for name in ("y", "x", "height", "width")},
+            "peak_y": lesion["y"],
+            "peak_x": lesion["x"],
+            "label_name": lesion["label_name"],
+            **lesion["scores"],
+            **_of_classes(model, lesion["probabilities"]),
+        }
+        for film in films
+        for number, lesion in enumerate(found[film.image_id]["candidates"], start=1)
+    ]
+
+
+def _window_rows(films: Sequence[FilmFile], found: Mapping[str, Any], model: AppliedModel) -> list[dict[str, Any]]:
+    return [
+        {"image_id": film.image_id, "y": y, "x": x, "size": model.size, **_of_classes(model, answer)}
+        for film in films
+        for (y, x), answer in zip(found[film.image_id]["places"], found[film.image_id]["answers"], strict=True)
+    ]
+
+
+def _score_fields(model: AppliedModel, where: str) -> dict[str, tuple[pa.DataType, str]]:
+    return {
+        name: (pa.float64(), f"P({name}) {where}: the sum over its classes, 0 to 1.")
+        for name in questions(model.classes)
+    }
+
+
+def _class_fields(model: AppliedModel, where: str) -> dict[str, tuple[pa.DataType, str]]:
+    return {
+        f"p_{column}": (pa.float64(), f"P({name}) {where}.")
+        for column, name in zip(_columns(model.classes), model.classes, strict=True)
+    }
+
+
+def _images_schema(model: AppliedModel) -> pa.Schema:
+    at = "of the film, the maximum over its patches"
+    return _schema(
+        model,
+        {
+            **_FILM,
+            "laterality": (pa.string(), "LEFT or RIGHT; empty if unknown."),
+            "view": (pa.string(), "CC or MLO; empty if unknown."),
+            "path": (pa.string(), "Where the pixels are: a path or an fsspec URL."),
+            "rows": (pa.int32(), "Height of the film, pixels."),
+            "columns": (pa.int32(), "Width of the film, pixels."),
+            "windows": (pa.int32(), "Patches scored."),
+            "candidates": (pa.int32(), "Lesion candidates."),
+            **_score_fields(model, at),
+            **_class_fields(model, at),
+        },
+    )
+
+
+def _patients_schema(model: AppliedModel) -> pa.Schema:
+    return _schema(
+        model,
+        {
+            **{name: _FILM[name] for name in ("source", "patient_id")},
+            "images": (pa.int32(), "Films scored."),
+            **_score_fields(model, "of the patient, the maximum over her films"),
+        },
+    )
+
+
+def _candidates_schema(model: AppliedModel) -> pa.Schema:
+    at = "where it is most abnormal"
+    return _schema(
+        model,
+        {
+            **_FILM,
+            "number": (pa.int32(), "Number on the film, from 1, the highest score first; as on its picture."),
+            **_PLACE,
+            "height": (pa.int32(), "Height of the box, pixels."),
+            "width": (pa.int32(), "Width of the box, pixels."),
+            "peak_y": (pa.int32(), "Row where P(abnormal) is highest, pixels of the film."),
+            "peak_x": (pa.int32(), "Column, likewise."),
+            "label_name": (pa.string(), "The most probable abnormal class there."),
+            **_score_fields(model, at),
+            **_class_fields(model, at),
+        },
+    )
+
+
+def _windows_schema(model: AppliedModel) -> pa.Schema:
+    return _schema(
+        model,
+        {
+            "image_id": _FILM["image_id"],
+            **_PLACE,
+            "size": (pa.int32(), "Height and width of the patch, pixels."),
+            **_class_fields(model, "of the patch"),
+        },
+    )
+
+
+def _schema(model: AppliedModel, columns: Mapping[str, tuple[pa.DataType, str]]) -> pa.Schema:
+    fields = [pa.field(name, kind, False, {"description": text}) for name, (kind, text) in columns.items()]
+    return pa.schema(fields, metadata={"format_version": str(FORMAT_VERSION), "note": model.note})
+
+
+def _table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+
+
+def _page(
+    manifest: Mapping[str, Any],
+    images: Sequence[Mapping[str, Any]],
+    patients: Sequence[Mapping[str, Any]],
+    found: Mapping[str, Any],
+    rejected: Sequence[Rejection],
+) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("mammo_model"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    first = sorted(images, key=lambda image: (-image["abnormal"], image["image_id"]))
+    return environment.get_template("scores.html.j2").render(
+        manifest=manifest,
+        images=[
+            {
+                **image,
+                "folder": f"films/{quote(image['image_id'])}",
+                "lesions": found[image["image_id"]]["candidates"],
+            }
+            for image in first
+        ],
+        patients=sorted(patients, key=lambda row: (-row["abnormal"], row["source"], row["patient_id"])),
+        maps=[(name, f"{file_name(name)}.png") for name in manifest["classes"]],
+        questions=list(questions(tuple(manifest["classes"]))),
+        rejected=rejected,
+    )
