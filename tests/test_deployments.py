@@ -212,13 +212,16 @@ def test_the_deployments_are_as_prefect_yaml_says(prefect: Prefect) -> None:
     nightly = prefect.deployment("build-dataset/nightly")
     reprocess = prefect.deployment("build-dataset/reprocess")
     adhoc = prefect.deployment("train-model/adhoc")
-    assert [d["work_pool_name"] for d in (nightly, reprocess, adhoc)] == ["mammo-etl", "mammo-etl", "mammo-train"]
+    bulk = prefect.deployment("score-scans/bulk")
+    pools = [deployment["work_pool_name"] for deployment in (nightly, reprocess, adhoc, bulk)]
+    assert pools == ["mammo-etl", "mammo-etl", "mammo-train", "mammo-etl"]
     [schedule] = nightly["schedules"]
     assert schedule["active"]
     assert schedule["schedule"]["cron"] == "0 2 * * *"
     assert schedule["schedule"]["timezone"] == "UTC"
-    assert reprocess["schedules"] == adhoc["schedules"] == []
-    for deployment in (nightly, reprocess, adhoc):
+    assert reprocess["schedules"] == adhoc["schedules"] == bulk["schedules"] == []
+    assert bulk["parameter_openapi_schema"]["required"] == ["scans", "workspace", "out"]
+    for deployment in (nightly, reprocess, adhoc, bulk):
         assert deployment["description"]
         assert "mammo" in deployment["tags"]
         # Nothing is fetched before a run: the flow is imported from the installed package.

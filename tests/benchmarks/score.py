@@ -25,6 +25,7 @@ from mammo_etl.files import digest_of_file
 from mammo_etl.film_files import loose_films
 from mammo_etl.phantom.write import write_phantoms
 from mammo_etl.settings import CleaningSettings
+from mammo_etl.workspace import read_json
 from mammo_model import scoring
 from mammo_model.architectures import build_network
 from mammo_model.scoring_settings import ScoringSettings
@@ -86,10 +87,10 @@ def main() -> None:
                 assert result.rejection is None
                 if turn:
                     figures[way].append(time.perf_counter() - started)
-        found = (folder / "score" / "1" / "films").rglob("scores.json")
-        patches = next(found).read_text().count("], [") // 2 + 1
+        scores = next((folder / "score" / "1" / "films").rglob("scores.json"))
+        patches = len(read_json(scores)["places"])
     print(
-        f"{arguments.height} rows, about {patches:,} patches of {SIZE}, every {arguments.stride} pixels; {arguments.repeats} turns\n"
+        f"{arguments.height} rows, {patches:,} patches of {SIZE}, every {arguments.stride} pixels; {arguments.repeats} turns\n"
     )
     print("| | s | times score's |\n|---|---|---|")
     for way, values in figures.items():
