@@ -1,12 +1,12 @@
 """Films that are read by themselves, outside of any dataset run: those of a data set, or whatever lies in a folder."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mammo_etl.cleaning import CleanFilm, clean_film
 from mammo_etl.files import SourceFileError, digest_of, list_files, name_of, read_bytes
-from mammo_etl.film import Film, decode_film, starts_as_film
+from mammo_etl.film import decode_film, starts_as_film
 from mammo_etl.ics import find_ics_view
 from mammo_etl.places import read_each
 from mammo_etl.records import Scan
@@ -106,29 +106,30 @@ def _named(names: dict[str, str]) -> list[FilmFile]:
     return [found[image_id] for image_id in sorted(found)]
 
 
-def read_alone(url: str) -> tuple[Film, int, str, str]:
-    """A film that no inventory describes: pixels, bits of a stored pixel, scanner, institution.
+def with_ics(film: FilmFile) -> FilmFile:
+    """The film with size, bits, scanner and institution of the `.ics` beside it, if it is one of DDSM's and nothing is stated of it.
 
-    An LJPEG takes its size, bits and scanner from the `.ics` beside it, where there is one, else its size from its own header. Raises SourceFileError if the
-    film cannot be used.
+    Raises SourceFileError if the .ics is there but cannot be understood.
     """
-    return _decoded(url, read_bytes(url))
-
-
-def _decoded(url: str, content: bytes) -> tuple[Film, int, str, str]:
-    view = find_ics_view(url)
+    view = find_ics_view(film.path) if film.rows is None else None
     if view is None:
-        film = decode_film(content)
-        return film, film.bits, "", ""
-    return decode_film(content, view.rows, view.columns), view.bits, view.scanner, view.institution
+        return film
+    return replace(
+        film,
+        rows=view.rows,
+        columns=view.columns,
+        bits=view.bits,
+        scanner=view.scanner,
+        institution=view.institution,
+    )
 
 
-def clean_alone(file: FilmFile, content: bytes, settings: CleaningSettings) -> tuple[CleanFilm, int, int]:
-    """A film cleaned as a build would clean it, and its rows and columns, from the content of its file; raises SourceFileError if it cannot be used."""
-    if file.rows is None or file.columns is None or file.bits is None:
-        film, bits, scanner, institution = _decoded(file.path, content)
-    else:
-        film = decode_film(content, file.rows, file.columns)
-        bits, scanner, institution = file.bits, file.scanner, file.institution
-    rows, columns = film.pixels.shape
-    return clean_film(film, bits, scanner, institution, settings), rows, columns
+def clean_alone(film: FilmFile, content: bytes, settings: CleaningSettings) -> tuple[CleanFilm, int, int]:
+    """A film cleaned as a build would clean it, and its rows and columns, from the content of its file; raises SourceFileError if it cannot be used.
+
+    What is not stated of the film is as its file says.
+    """
+    decoded = decode_film(content, film.rows, film.columns)
+    rows, columns = decoded.pixels.shape
+    bits = decoded.bits if film.bits is None else film.bits
+    return clean_film(decoded, bits, film.scanner, film.institution, settings), rows, columns

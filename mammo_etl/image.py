@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mammo_etl.cleaning import clean_film
-from mammo_etl.film_files import read_alone
+from mammo_etl.film import read_film
+from mammo_etl.ics import find_ics_view
 from mammo_etl.settings import CleaningSettings
 from mammo_etl.workspace import replacing
 
@@ -23,10 +24,13 @@ def write_image(
     `mask`: also writes the breast mask (255 breast, 0 elsewhere) to this PNG. An LJPEG takes its size and scanner from the `.ics` beside it, where
     there is one, else its size from its own header. Returns rows, columns and bits of the image written. Raises SourceFileError if the film cannot be used.
     """
-    film, bits, scanner, institution = read_alone(str(source))
+    view = find_ics_view(str(source))
+    rows, columns = (view.rows, view.columns) if view else (None, None)
+    film = read_film(str(source), rows, columns)
     if not clean and mask is None:
         _write(output, film.pixels)
         return (*film.pixels.shape, film.bits)
+    scanner, institution, bits = (view.scanner, view.institution, view.bits) if view else ("", "", film.bits)
     cleaned = clean_film(film, bits, scanner, institution, settings)
     box = cleaned.breast.box
     whole = np.zeros(film.pixels.shape, cleaned.image.dtype)

@@ -18,7 +18,7 @@ from mammo_etl.cleaning import CleanFilm
 from mammo_etl.dicom import Pixels
 from mammo_etl.extract import cut
 from mammo_etl.files import SourceFileError, digest_of, digest_of_file, fingerprint_of, read_bytes
-from mammo_etl.film_files import FilmFile, clean_alone
+from mammo_etl.film_files import FilmFile, clean_alone, with_ics
 from mammo_etl.places import Place, local_copy
 from mammo_etl.reader import open_run
 from mammo_etl.records import Reason, Rejection
@@ -119,6 +119,7 @@ def score_film(film: FilmFile, out: Place, model: AppliedModel, settings: Scorin
     """
     folder = out / "films" / film.image_id
     try:
+        film = with_ics(film)
         content = read_bytes(film.path)
         described = {name: value for name, value in asdict(film).items() if name != "path"}
         identity = asdict(model) | {"path": None, "cleaning": model.cleaning.model_dump(mode="json")}

@@ -14,12 +14,14 @@ import fsspec
 import pytest
 from store_server import environment_of, failing, s3_server
 from test_maintenance import REPOSITORY, mammo, wait
+from test_scoring import write_model
 
 from flows.build_dataset import build_dataset
 from flows.clusters import ClusterSettings
 from mammo_etl import catalog
 from mammo_etl.convert import convert_film
 from mammo_etl.files import list_files, stamp_of
+from mammo_etl.film_files import loose_films
 from mammo_etl.film_work import film_work
 from mammo_etl.garbage import Kind, find_garbage, remove
 from mammo_etl.inventory import InventoryError, assemble, list_sources, read_headers
@@ -29,6 +31,9 @@ from mammo_etl.reader import open_run, read_table
 from mammo_etl.settings import BuildSettings, CleaningSettings, PatchSettings, SourceSettings, validated
 from mammo_etl.sources import Inventory
 from mammo_etl.store import shard_path
+from mammo_model.score_tables import write_scores
+from mammo_model.scoring import find_model, score_film
+from mammo_model.scoring_settings import ScoringSettings
 
 PATCHES = PatchSettings(size=64, stride=32, normals_per_film=8, min_distance=16)
 
@@ -283,3 +288,26 @@ def test_a_model_trained_on_the_store_is_the_one_trained_on_disk(
         name for name in names if not name.startswith("logs/")
     }
     assert train_and_evaluate(place, settings).reused
+
+
+def test_films_are_scored_on_the_store_as_on_disk(
+    films: Path, store: fsspec.AbstractFileSystem, tmp_path: Path
+) -> None:
+    write_model(tmp_path / "ws")
+    film = next((films / "ddsm").rglob("*.LJPEG"))
+    store.put(str(tmp_path / "ws"), "films/ws", recursive=True)
+    shutil.copy(film, tmp_path / "one.LJPEG")
+    store.put(str(film), "films/new/anna/one.LJPEG")
+    (on_store,), (on_disk,) = loose_films("s3://films/new"), loose_films(str(tmp_path / "one.LJPEG"))
+    assert (on_store.image_id, on_store.patient_id) == ("anna_one.LJPEG", "anna")
+    out = place_of("s3://films/scores")
+    model = find_model(place_of("s3://films/ws"))
+    for skipped in (False, True):
+        assert score_film(on_store, out, model, ScoringSettings()).skipped is skipped
+    disk = replace(on_disk, image_id=on_store.image_id, patient_id="anna")
+    scored = score_film(disk, tmp_path / "scores", find_model(tmp_path / "ws"), ScoringSettings())
+    assert not scored.skipped
+    for place in (out, tmp_path / "scores"):
+        write_scores(place, model, ScoringSettings(), [scored], [])
+    for name in ("windows.parquet", "candidates.parquet", "patients.parquet", "films/anna_one.LJPEG/normal.png"):
+        assert (out / name).read_bytes() == (tmp_path / "scores" / name).read_bytes()

@@ -17,7 +17,7 @@ from mammo_etl.cleaning import CleanFilm
 from mammo_etl.extract import cut
 from mammo_etl.files import read_bytes
 from mammo_etl.film import Film
-from mammo_etl.film_files import clean_alone, loose_films
+from mammo_etl.film_files import clean_alone, loose_films, with_ics
 from mammo_etl.records import Box
 from mammo_etl.workspace import read_json
 from mammo_model.heatmap import Heatmap, find_lesions, heatmap_of
@@ -312,3 +312,18 @@ def test_what_cannot_be_scored_is_one_sentence(
 def test_no_model_is_one_sentence(films: Path, tmp_path: Path) -> None:
     with pytest.raises(ScoringError, match="no finished model here; make one with `mammo train`"):
         score_one(str(films / "alone.dcm"), tmp_path, tmp_path / "out", None, ScoringSettings())
+
+
+def test_a_film_of_ddsm_is_what_the_ics_beside_it_says(phantoms: Path, workspace: Path, tmp_path: Path) -> None:
+    film = next((phantoms / "ddsm").rglob("*.LJPEG"))
+    for file in (film, *film.parent.glob("*.ics")):
+        shutil.copy(file, tmp_path)
+    (found,) = loose_films(str(tmp_path / film.name))
+    assert found.scanner == ""
+    assert with_ics(found).scanner in {"DBA", "HOWTEK", "LUMISYS"}
+    model = find_model(workspace)
+    score_film(found, tmp_path / "out", model, ScoringSettings())
+    assert score_film(found, tmp_path / "out", model, ScoringSettings()).skipped
+    (ics,) = tmp_path.glob("*.ics")
+    ics.write_text(ics.read_text().replace("DIGITIZER", "DIGITISED"))
+    assert not score_film(found, tmp_path / "out", model, ScoringSettings()).skipped
