@@ -22,7 +22,25 @@ def on_tensorflow() -> bool:
 
 def on_gpu() -> bool:
     """Whether there is a GPU."""
-    return not all(str(device).lower().startswith("cpu") for device in keras.distribution.list_devices())
+    return bool(gpus())
+
+
+@contextmanager
+def on_all_gpus() -> Iterator[None]:
+    """What is compiled in this block is trained on all GPUs, each of which takes its share of every batch; with JAX, on the first."""
+    devices = gpus()
+    if len(devices) < 2 or not on_tensorflow():
+        yield
+        return
+    import tensorflow as tf
+
+    with tf.distribute.MirroredStrategy(devices).scope():
+        yield
+
+
+def gpus() -> list[str]:
+    """Names of the GPUs."""
+    return [device for device in map(str, keras.distribution.list_devices()) if not device.lower().startswith("cpu")]
 
 
 def start_from(seed: int) -> None:

@@ -110,11 +110,11 @@ class Checkpoints:
             np.savez(temporary, allow_pickle=False, about=np.array(json.dumps(asdict(progressed))), **values)
 
     def save_epoch(self, model: Any, network: Any, progressed: Progressed) -> None:
-        """Saves the state at the end of an epoch, its row of the history being the last, and the network if that epoch is the best so far."""
+        """Saves the state at the end of an epoch, its row of the history being the last, and the network, which has the model's weights, if that epoch is
+        the best so far."""
         rows = progressed.rows
         best = self.best_path(rows)
         if best is not None and best_epoch(rows) == len(rows):
-            network.set_weights(model.get_weights())
             with replacing(best) as temporary:
                 network.save(temporary)
         with replacing(self.history_path) as temporary:

@@ -19,9 +19,9 @@ MEASURES = ("loss", "accuracy", "val_loss", "val_accuracy", "val_macro_f1")
 """What the history holds of an epoch."""
 
 
-def validate(model: Any, task: Task) -> dict[str, float]:
-    """val_loss, val_accuracy and val_macro_f1, the mean over the classes that the validation split has."""
-    answers = [model.predict_on_batch(patches) for patches, _ in task.validation.in_order()]
+def validate(model: Any, network: Any, task: Task) -> dict[str, float]:
+    """val_loss, val_accuracy and val_macro_f1, the mean over the classes that the validation split has, of the network by the model's loss."""
+    answers = [network.predict_on_batch(patches) for patches, _ in task.validation.in_order()]
     probabilities = np.concatenate([np.asarray(answer, np.float32) for answer in answers])
     targets, predicted = task.validation.targets, probabilities.argmax(1)
     loss = model.compute_loss(None, targets, probabilities, task.weights[targets], training=False)
@@ -86,7 +86,9 @@ class Course(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no ty
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
         """Validates and saves; callbacks after this one find the figures of the validation in `logs`."""
-        logs.update(validate(self.model, self.task))
+        # Of what would be kept, which computes in float32, and on one GPU.
+        self.network.set_weights(self.model.get_weights())
+        logs.update(validate(self.model, self.network, self.task))
         measures = {name: float(logs[name]) for name in MEASURES}
         row: Row = {"epoch": epoch + 1, **measures, "seconds": round(self._seconds(), 3)}
         self.progressed = Progressed(self.progressed.precision, [*self.progressed.rows, row])

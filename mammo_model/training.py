@@ -109,7 +109,8 @@ def train(
     saved = checkpoints.read()
     progressed = saved[0] if saved else Progressed(backend.precision_of(settings))
     network = build_network(task.feed.size, settings, task.feed.dtype)
-    model = compiled(task, progressed.precision)
+    with backend.on_all_gpus():
+        model = compiled(task, progressed.precision)
     if saved:
         for variable, value in zip(variables_of(model), saved[1], strict=True):
             variable.assign(value)

@@ -492,3 +492,33 @@ def test_the_best_epoch() -> None:
 def test_settings_come_without_tensorflow() -> None:
     script = "import sys, mammo_model.settings, mammo_model.feed; assert not {'tensorflow', 'keras'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+
+
+SHARED = """
+import sys
+import mammo_model
+import tensorflow as tf
+(cpu,) = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from pathlib import Path
+from mammo_etl.reader import open_run
+from mammo_model import backend
+from mammo_model.training import train
+from test_model_run import SETTINGS
+backend.gpus = lambda: ["CPU:0", "CPU:1"]
+train(open_run(sys.argv[1]), SETTINGS.model_copy(update={"precision": "float32", "xla": "off"}), Path(sys.argv[2]))
+"""
+
+
+def test_several_devices_learn_one_model(workspace: Path, finished: Any, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    command = [sys.executable, "-c", SHARED, str(workspace), str(tmp_path)]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    (folder,) = tmp_path.iterdir()
+    history = pd.read_csv(folder / "history.csv")
+    assert len(history) == SETTINGS.epochs
+    assert history["val_accuracy"].iloc[-1] > 0.95
+    assert history["loss"].iloc[0] == pytest.approx(
+        pd.read_csv(finished.folder / "history.csv")["loss"].iloc[0], rel=0.2
+    )
+    assert (folder / "model.keras").exists()
