@@ -414,7 +414,7 @@ def _score(
     try:
         # Before a server and a cluster are started.
         model = find_model(workspace, model).model_id
-        score_scans.check_scans(scans, out)
+        score_scans.check_places(scans, workspace.absolute(), out.absolute())
         if score_scans.is_single(scans):
             return score_scans.score_one(scans, workspace.absolute(), out.absolute(), model, job.scoring)
         _prepare_prefect(ScoringError, DamagedFileError)

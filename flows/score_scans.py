@@ -1,6 +1,8 @@
 """The flow that puts a trained model to whole films: a folder, an archive or a prefix of them in bulk, or one."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from flows.steps import step
 from flows.workspace_parameter import WorkspaceParameter
 from mammo_etl.film_files import FilmFile, loose_films, of_scan
 from mammo_etl.inventory import InventoryError, list_sources
+from mammo_etl.lock import locked
 from mammo_etl.places import Place, place_of, shown
 from mammo_etl.records import Rejection
 from mammo_etl.settings import SettingsError, SourceSettings
@@ -69,19 +72,19 @@ def score_scans(
     data set says. What was scored before by the same model under the same settings is not scored again. Raises ScoringError without a film or a model.
     """
     place, target = place_of(workspace), place_of(out)
-    for name, given in (("workspace", place), ("out", target)):
-        if deployment.id is not None and not given.is_absolute():
+    for name, given in (("scans", _place(scans)), ("workspace", place), ("out", target)):
+        if deployment.id is not None and not isinstance(given, str) and not given.is_absolute():
             raise SettingsError(
                 f"{name} {given}: expected an absolute path, as a worker runs flows in a temporary folder"
             )
     place, target = place.absolute(), target.absolute()
     model = find_model(place, model_id)
-    check_scans(scans, target)
+    check_places(scans, place, target)
     stages = Stages()
-    with open_client(cluster) as client:
+    with _kept(target), open_client(cluster) as client:
         films, rejects = step("find films", find_films, client, scans, stages, cluster.item_seconds)
         scored = step("score", score, client, films, target, model, settings, stages, cluster.item_seconds)
-    summary = step("write tables", finish, target, model, settings, scored, rejects, stages)
+        summary = step("write tables", finish, target, model, settings, scored, rejects, stages)
     if FlowRunContext.get() is not None:
         create_markdown_artifact(_as_markdown(summary), key="score-summary", description=f"Scored by {model.model_id}")
     return summary
@@ -90,11 +93,13 @@ def score_scans(
 def score_one(scan: str, workspace: Place, out: Place, model_id: str | None, settings: ScoringSettings) -> ScoreSummary:
     """The same for a single film, in this process: no cluster, no Prefect."""
     model = find_model(workspace, model_id)
+    check_places(scan, workspace, out)
     stages = Stages()
-    with stages.stage("score", "films", 1) as stage:
-        scored = [score_film(film, out, model, settings) for film in loose_films(scan)]
-        stage.advance(skipped=int(scored[0].skipped), rejected=int(scored[0].rejection is not None))
-    return finish(out, model, settings, scored, [], stages)
+    with _kept(out):
+        with stages.stage("score", "films", 1) as stage:
+            scored = [score_film(film, out, model, settings, os.cpu_count() or 1) for film in loose_films(scan)[0]]
+            stage.advance(skipped=int(scored[0].skipped), rejected=int(scored[0].rejection is not None))
+        return finish(out, model, settings, scored, [], stages)
 
 
 def is_single(scans: str) -> bool:
@@ -103,34 +108,65 @@ def is_single(scans: str) -> bool:
     return "://" not in scans and path.is_file() and path.suffix.lower() != ".zip"
 
 
-def check_scans(scans: str, out: Place) -> None:
-    """Raises ScoringError if there is nothing at a local path, or what is written would be among the films next time."""
+def check_places(scans: str, workspace: Place, out: Place) -> None:
+    """Raises ScoringError if there is nothing at a local path, what is written would be among the films next time, or would lie in the workspace."""
+    films = _place(scans)
+    if isinstance(films, Path) and "::" not in scans and not films.exists():
+        raise ScoringError(f"{films}: no such file or folder")
+    if _holds(workspace, out):
+        raise ScoringError(f"--out {shown(out)}: lies in the workspace; expected a folder of its own")
+    if _holds(films, out) or _holds(out / "films", films):
+        raise ScoringError(f"--out {shown(out)}: lies among the films of {scans}; expected another folder")
+
+
+def _place(scans: str) -> Place | str:
+    """Where the films are; as it is, if that is neither a local path nor a store that a workspace may lie on."""
     path = scans.partition("=")[2] if _kind(scans) else scans
-    if "://" in path:
-        return
-    if not Path(path).exists():
-        raise ScoringError(f"{path}: no such file or folder")
-    folder = Path(path).resolve()
-    if isinstance(out, Path) and (out.resolve() == folder or folder in out.resolve().parents):
-        raise ScoringError(f"--out {out}: lies within {path}, whose films are to be scored; expected another folder")
+    if "::" in path or ("://" in path and not path.startswith("s3://")):
+        return path
+    return place_of(path)
+
+
+def _holds(folder: Place | str, place: Place | str) -> bool:
+    """Whether a place is that folder, or below it."""
+    if isinstance(folder, Path) and isinstance(place, Path):
+        return place.resolve().is_relative_to(folder.resolve())
+    return f"{str(place).rstrip('/')}/".startswith(f"{str(folder).rstrip('/')}/")
+
+
+@contextmanager
+def _kept(out: Place) -> Iterator[None]:
+    """Keeps other scorings out of OUT; raises mammo_etl.lock.WorkspaceInUseError."""
+    if isinstance(out, Path):
+        out.mkdir(parents=True, exist_ok=True)
+    with locked(out, "a scoring"):
+        yield
 
 
 def find_films(
     client: Client, scans: str, stages: Stages, seconds: float
 ) -> tuple[list[FilmFile], tuple[Rejection, ...]]:
-    """The films, sorted by image_id, and what an inventory has rejected; raises ScoringError if there is none."""
-    try:
-        if _kind(scans):
+    """The films, sorted by image_id, and what could not be listed or read; raises ScoringError if there is none."""
+    films: list[FilmFile] = []
+    rejects: tuple[Rejection, ...] = ()
+    if _kind(scans):
+        try:
             files = list_sources([SourceSettings.parse(scans)])
-            found = read_sources(client, files, stages, seconds)
-            films = [of_scan(scan) for inventory in found.values() for scan in inventory.scans]
-            rejects = tuple(row for inventory in found.values() for row in inventory.rejects)
-        else:
-            films, rejects = loose_films(scans), ()
-    except InventoryError as error:
-        raise ScoringError(str(error)) from error
-    except (OSError, BadZipFile, ValueError, ImportError) as error:
-        raise ScoringError(f"{scans}: {error}") from error
+        except InventoryError as error:
+            raise ScoringError(str(error)) from error
+        for inventory in read_sources(client, files, stages, seconds).values():
+            films += map(of_scan, inventory.scans)
+            rejects += inventory.rejects
+    else:
+        with stages.stage("listing", "films") as stage:
+            try:
+                films, rejects = loose_films(scans)
+            except ConnectionError:
+                raise
+            except (OSError, BadZipFile, ValueError, ImportError) as error:
+                # The last two: an URL of a filesystem that is unknown, or not installed.
+                raise ScoringError(f"{scans}: {error}") from error
+            stage.advance(len(films))
     if not films:
         raise ScoringError(f"{scans}: no film here; expected DICOM, lossless JPEG (DDSM), PGM, PNG or TIFF files")
     return sorted(films, key=lambda film: film.image_id), rejects
@@ -170,7 +206,8 @@ def finish(
     stages: Stages,
 ) -> ScoreSummary:
     """Writes tables and page."""
-    manifest, rejected = write_scores(out, model, settings, scored, rejects)
+    with stages.stage("tables", "films", sum(film.rejection is None for film in scored)) as stage:
+        manifest, rejected = write_scores(out, model, settings, scored, rejects, stage.advance)
     return ScoreSummary(
         model_id=model.model_id,
         folder=shown(out),
@@ -196,7 +233,7 @@ def _given_up(film: FilmFile, outcome: GivenUp) -> ScoredFilm:
         path=film.path,
         image_id=film.image_id,
     )
-    return ScoredFilm(film, False, row)
+    return ScoredFilm(film, False, rejection=row)
 
 
 def _as_markdown(summary: ScoreSummary) -> str:

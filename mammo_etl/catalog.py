@@ -45,6 +45,16 @@ def write_table(path: Place, table: pa.Table, row_group: int | None = None) -> N
         pq.write_table(table, temporary, compression="zstd", row_group_size=row_group)
 
 
+def write_parts(path: Place, schema: pa.Schema, parts: Iterable[pa.Table]) -> int:
+    """Writes a Parquet file of one row group per part, whole or not at all, without holding more than one; returns its rows."""
+    rows = 0
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for part in parts:
+            writer.write_table(part, row_group_size=max(1, len(part)))
+            rows += len(part)
+    return rows
+
+
 def write_rejects(workspace: Place, rejects: Iterable[Rejection]) -> None:
     """Writes what a build under way has left out so far, for those whose build then fails."""
     write_table(Workspace(workspace).rejects, to_table(rejects, Rejection))

@@ -1,19 +1,26 @@
 """Films that are read by themselves, outside of any dataset run: those of a data set, or whatever lies in a folder."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from fsspec.core import url_to_fs
 
 from mammo_etl.cleaning import CleanFilm, clean_film
 from mammo_etl.files import SourceFileError, digest_of, list_files, name_of, read_bytes
 from mammo_etl.film import decode_film, starts_as_film
 from mammo_etl.ics import find_ics_view
 from mammo_etl.places import read_each
-from mammo_etl.records import Scan
+from mammo_etl.records import Rejection, Scan
 from mammo_etl.settings import CleaningSettings
+from mammo_etl.transient import is_transient
 
 _START = 256
 """Bytes by which a film is told from other files: DICOM's mark is the furthest in, at 128."""
+
+_LONGEST = 120
+"""Characters of an image_id, which names a folder: most file systems take 255 bytes."""
 
 _OTHER_CHARACTERS = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -63,44 +70,60 @@ def of_scan(scan: Scan) -> FilmFile:
     )
 
 
-def loose_films(path: str) -> list[FilmFile]:
-    """The film at a path, or all films below a folder, in a zip archive or below an object-store prefix, sorted by image_id.
+def loose_films(path: str) -> tuple[list[FilmFile], tuple[Rejection, ...]]:
+    """The film at a path, or all films below a folder, in a zip archive or below an object-store prefix, sorted by image_id; and folders that could not be listed.
 
     Films are told by how their files begin; other files are passed over. The first folder below `path` is the patient; a film right in it is one of
-    its own. image_id is the path below `path`, each character that is no letter, digit, `.`, `_` or `-` as `_`. Raises OSError if there is nothing there.
+    its own. image_id is the path below `path`, each character that is no letter, digit, `.`, `_` or `-` as `_`, and a long one cut. The folder that an
+    archive consists of is left out of both. Raises OSError if there is nothing there.
     """
     if "://" not in path and Path(path).is_file() and Path(path).suffix.lower() != ".zip":
-        return _named({str(Path(path).absolute()): Path(path).name})
-    files = list_files(path, "").files
-    films = [url for url, film in zip(files, read_each(_may_be_film, files), strict=True) if film]
-    return _named({url: _below(url, path) for url in films})
+        return _named({str(Path(path).absolute()): Path(path).name}), ()
+    listing = list_files(path, "")
+    names = _below(listing.files, path)
+    films = [url for url, film in zip(listing.files, read_each(_may_be_film, listing.files), strict=True) if film]
+    return _named({url: names[url] for url in films}), listing.rejects
 
 
 def _may_be_film(url: str) -> bool:
+    # The table of contents of DICOM media is DICOM too. What is no regular file may never end.
+    if name_of(url).upper() == "DICOMDIR" or ("://" not in url and not Path(url).is_file()):
+        return False
     try:
         return starts_as_film(read_bytes(url, _START))
-    except SourceFileError:
-        # Whoever reads it whole will be told why it cannot be.
-        return True
+    except Exception as error:
+        if isinstance(error, SourceFileError) or is_transient(error):
+            # Whoever reads it whole will try again, or be told why it cannot be.
+            return True
+        raise
 
 
-def _below(url: str, root: str) -> str:
-    """Path of a listed file below the root."""
-    path, *archive = url.split("::", 1)
-    if archive:
-        return path.split("://", 1)[1]
-    if "://" in root:
+def _below(files: Sequence[str], root: str) -> dict[str, str]:
+    """Path of each listed file below the root."""
+    if not any("::" in url for url in files):
+        if "://" not in root:
+            return {url: Path(url).relative_to(Path(root).absolute()).as_posix() for url in files}
+        filesystem, prefix = url_to_fs(root)
+        base = f"{filesystem.unstrip_protocol(prefix).rstrip('/')}/"
         # An object that is the root itself has nothing below it.
-        return path.removeprefix(root.rstrip("/") + "/") if path != root else name_of(path)
-    return Path(path).relative_to(Path(root).absolute()).as_posix()
+        return {url: url.removeprefix(base) if url.startswith(base) else name_of(url) for url in files}
+    inner = root.split("::", 1)[0].split("://", 1)[-1].strip("/") if "::" in root else ""
+    members = {url: url.split("::", 1)[0].split("://", 1)[1].removeprefix(f"{inner}/") for url in files}
+    top = {member.split("/", 1)[0] for member in members.values()}
+    if len(top) == 1 and all("/" in member for member in members.values()):
+        return {url: member.split("/", 1)[1] for url, member in members.items()}
+    return members
 
 
 def _named(names: dict[str, str]) -> list[FilmFile]:
     found: dict[str, FilmFile] = {}
+    taken: set[str] = set()
     for url, name in sorted(names.items()):
         image_id = _OTHER_CHARACTERS.sub("_", name.replace("/", "_"))
-        if image_id in found:
-            image_id = f"{image_id}-{digest_of(name.encode())[:8]}"
+        # Some file systems do not tell A from a.
+        if len(image_id) > _LONGEST or image_id.lower() in taken:
+            image_id = f"{image_id[:_LONGEST]}-{digest_of(name.encode())[:16]}"
+        taken.add(image_id.lower())
         folder, separator, _ = name.partition("/")
         found[image_id] = FilmFile(image_id=image_id, path=url, patient_id=folder if separator else image_id)
     return [found[image_id] for image_id in sorted(found)]

@@ -305,7 +305,7 @@ class Finding:
 class Rejection:
     """Something that was left out, and why."""
 
-    stage: Annotated[str, Doc("Step that rejected it: inventory, convert.")]
+    stage: Annotated[str, Doc("Step that rejected it: inventory, convert, score.")]
     code: Annotated[Reason, Doc("Reason code; explained in this file's metadata under `reasons`.")]
     message: Annotated[str, Doc("One sentence: what was expected, what was found.")]
     source: Annotated[str, Doc("Data set.")] = ""

@@ -27,12 +27,13 @@ def class_picture(
 ) -> Picture:
     """The film, rows x columns of `shape`, coloured by the probability of the class of that index, with a scale beside it."""
     film, scale = _film(image, box, shape)
-    zoom = heatmap.cell * scale
+    rows, columns = heatmap.breast.shape
+    size = (max(1, round(columns * heatmap.cell * scale)), max(1, round(rows * heatmap.cell * scale)))
     probability = np.asarray(
-        cv2.resize(heatmap.probabilities[..., index], None, fx=zoom, fy=zoom, interpolation=cv2.INTER_LINEAR),
-        np.float32,
+        cv2.resize(heatmap.probabilities[..., index], size, interpolation=cv2.INTER_LINEAR), np.float32
     )
-    top, left = round(heatmap.box.y * scale), round(heatmap.box.x * scale)
+    top = min(round(heatmap.box.y * scale), film.shape[0] - 1)
+    left = min(round(heatmap.box.x * scale), film.shape[1] - 1)
     part = film[top : top + probability.shape[0], left : left + probability.shape[1]]
     shown = probability[: part.shape[0], : part.shape[1], np.newaxis]
     # Outside the breast nothing was asked.
@@ -70,7 +71,8 @@ def _film(image: Pixels, box: Box, shape: tuple[int, int]) -> tuple[Picture, flo
     """The film in its frame, reduced, and how far: cleaned pixels `image` of `box`, black elsewhere."""
     scale = min(1.0, LARGEST / max(shape))
     whole = np.zeros(shape, np.uint8)
-    whole[box.y : box.bottom, box.x : box.right] = to_8bit(image, image.dtype.itemsize * 8)
+    # Breast stays above 0, as it is where there is colour.
+    whole[box.y : box.bottom, box.x : box.right] = np.maximum(to_8bit(image, image.dtype.itemsize * 8), image > 0)
     size = (max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale)))
     reduced = cv2.resize(whole, size, interpolation=cv2.INTER_AREA)
     return np.asarray(cv2.cvtColor(reduced, cv2.COLOR_GRAY2BGR), np.uint8), scale

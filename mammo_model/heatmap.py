@@ -26,7 +26,7 @@ class Heatmap:
     probabilities: NDArray[np.float32]
     """(cell rows, cell columns, classes); 0 where no patch was scored."""
     breast: NDArray[np.bool_]
-    """(cell rows, cell columns): whether there is breast."""
+    """(cell rows, cell columns): whether there is any breast."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +68,9 @@ def heatmap_of(places: NDArray[np.int64], answers: NDArray[np.float32], size: in
         sums[top : top + span, left : left + span] += weight[..., np.newaxis] * answer
         weights[top : top + span, left : left + span] += weight
     inside = np.s_[span : span + rows, span : span + columns]
-    breast = cv2.resize((image > 0).astype(np.uint8), (columns, rows), interpolation=cv2.INTER_NEAREST) > 0
+    whole = np.zeros((rows * cell, columns * cell), np.bool_)
+    whole[: box.height, : box.width] = image > 0
+    breast = np.asarray(whole.reshape(rows, cell, columns, cell).any(axis=(1, 3)))
     # Where there is no patch, 0 of 0.
     probabilities = np.divide(sums[inside], np.maximum(weights[inside], 1e-9)[..., np.newaxis], dtype=np.float32)
     return Heatmap(box, cell, probabilities, breast)

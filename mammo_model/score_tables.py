@@ -1,15 +1,17 @@
 """Tables and page of scored films."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
 import jinja2
+import numpy as np
 import pyarrow as pa
 
-from mammo_etl.catalog import write_table
+from mammo_etl.catalog import write_parts, write_table
 from mammo_etl.files import digest_of_file
 from mammo_etl.film_files import FilmFile
 from mammo_etl.inventory import sort_rejects
@@ -19,7 +21,7 @@ from mammo_etl.schema import to_table
 from mammo_etl.versions import package_versions
 from mammo_etl.workspace import DamagedFileError, read_sealed, write_bytes, write_json
 from mammo_model.levels import RULES, questions
-from mammo_model.scoring import FORMAT_VERSION, AppliedModel, ScoredFilm, file_name
+from mammo_model.scoring import FORMAT_VERSION, AppliedModel, ScoredFilm, engine, file_name
 from mammo_model.scoring_settings import ScoringSettings
 
 _FILM = {
@@ -34,6 +36,9 @@ _PLACE = {
     "y": (pa.int32(), "Top row, pixels of the film."),
     "x": (pa.int32(), "Left column, pixels of the film."),
 }
+_ROW_GROUP = 65536
+"""Least rows of a row group of windows.parquet, but the last: so many are held at a time."""
+
 TABLES = ("images", "patients", "candidates", "windows", "rejects")
 """OUT/<name>.parquet."""
 
@@ -44,27 +49,51 @@ def write_scores(
     settings: ScoringSettings,
     scored: Sequence[ScoredFilm],
     rejects: Sequence[Rejection],
+    on_film: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """Writes the tables, `index.html` and, last, `manifest.json`, of films that `score_film` has scored into OUT; returns the manifest and the number of rejects by reason.
 
-    `rejects` are those of an inventory; `scored` has its own. Raises DamagedFileError if a film's figures are gone.
+    While they are written there is no manifest. `rejects` are those of an inventory: what they say of findings of films that were scored is left out. `on_film` is
+    called after each film. Raises DamagedFileError if a film's figures are gone, or another's.
     """
-    films = sorted((entry.film for entry in scored if entry.rejection is None), key=lambda film: film.image_id)
-    rejected = sort_rejects([*rejects, *(entry.rejection for entry in scored if entry.rejection is not None)])
-    names = [film.image_id for film in films]
-    found = dict(zip(names, read_each(lambda name: _figures(out, name), names), strict=True))
-    images = [_image_row(film, found[film.image_id], model) for film in films]
+    good = sorted((entry for entry in scored if entry.rejection is None), key=lambda entry: entry.film.image_id)
+    names = {entry.film.image_id for entry in good}
+    rejected = sort_rejects(
+        [
+            *(row for row in rejects if row.image_id not in names and not row.finding_id),
+            *(entry.rejection for entry in scored if entry.rejection is not None),
+        ]
+    )
+    if (out / "manifest.json").exists():
+        (out / "manifest.json").unlink()
+    images: list[dict[str, Any]] = []
+    candidates: list[dict[str, Any]] = []
+
+    def windows() -> Iterator[pa.Table]:
+        """A table of the patches of every so many films; the other tables' rows on the way, so that each film's figures are read once."""
+        waiting: list[pa.Table] = []
+        for entry, found in zip(good, read_each(partial(_figures, out), good), strict=True):
+            images.append(_image_row(entry.film, found, model))
+            candidates.extend(_candidate_rows(entry.film, found, model))
+            waiting.append(_windows_table(entry.film, found, model))
+            on_film()
+            if sum(map(len, waiting)) >= _ROW_GROUP:
+                yield pa.concat_tables(waiting)
+                waiting.clear()
+        if waiting:
+            yield pa.concat_tables(waiting)
+
+    patches = write_parts(out / "windows.parquet", _windows_schema(model), windows())
     patients = _patient_rows(images, model)
     tables = {
-        "images": _table(images, _images_schema(model)),
-        "patients": _table(patients, _patients_schema(model)),
-        "candidates": _table(_candidate_rows(films, found, model), _candidates_schema(model)),
-        "windows": _table(_window_rows(films, found, model), _windows_schema(model)),
+        "images": pa.Table.from_pylist(images, schema=_images_schema(model)),
+        "patients": pa.Table.from_pylist(patients, schema=_patients_schema(model)),
+        "candidates": pa.Table.from_pylist(candidates, schema=_candidates_schema(model)),
         "rejects": to_table(rejected, Rejection),
     }
     for name, table in tables.items():
         write_table(out / f"{name}.parquet", table)
-    manifest = {
+    manifest: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "model_id": model.model_id,
         "run_id": model.run_id,
@@ -74,22 +103,21 @@ def write_scores(
         "classes": list(model.classes),
         "settings": settings.model_dump(mode="json"),
         "rules": {"image": RULES["image"], "patient": RULES["patient"]},
-        "counts": {name: len(table) for name, table in tables.items()},
-        "versions": package_versions(),
+        "counts": {**{name: len(table) for name, table in tables.items()}, "windows": patches},
+        "versions": package_versions() | engine(),
     }
-    write_bytes(out / "index.html", _page(manifest, images, patients, found, rejected).encode())
+    write_bytes(out / "index.html", _page(manifest, images, patients, candidates, rejected).encode())
     manifest["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
-    manifest["digests"] = {
-        name: digest_of_file(out / name) for name in [*(f"{name}.parquet" for name in TABLES), "index.html"]
-    }
+    files = [*(f"{name}.parquet" for name in TABLES), "index.html"]
+    manifest["digests"] = {name: digest_of_file(out / name) for name in files}
     write_json(out / "manifest.json", manifest)
     return manifest, dict(sorted(Counter(row.code.value for row in rejected).items()))
 
 
-def _figures(out: Place, image_id: str) -> dict[str, Any]:
-    path = out / "films" / image_id / "scores.json"
+def _figures(out: Place, entry: ScoredFilm) -> dict[str, Any]:
+    path = out / "films" / entry.film.image_id / "scores.json"
     found = read_sealed(path)
-    if found is None:
+    if found is None or found["basis"] != entry.basis:
         raise DamagedFileError(f"{path}: missing, or changed after it was written; score the films again")
     return found
 
@@ -98,7 +126,7 @@ def _columns(names: Sequence[str]) -> list[str]:
     return [file_name(name).replace("-", "_") for name in names]
 
 
-def _of_classes(model: AppliedModel, values: Sequence[float]) -> dict[str, float]:
+def _of_classes(model: AppliedModel, values: Sequence[Any]) -> dict[str, Any]:
     return {f"p_{name}": value for name, value in zip(_columns(model.classes), values, strict=True)}
 
 
@@ -128,7 +156,7 @@ def _patient_rows(images: Sequence[Mapping[str, Any]], model: AppliedModel) -> l
     ]
 
 
-def _candidate_rows(films: Sequence[FilmFile], found: Mapping[str, Any], model: AppliedModel) -> list[dict[str, Any]]:
+def _candidate_rows(film: FilmFile, found: Mapping[str, Any], model: AppliedModel) -> list[dict[str, Any]]:
     return [
         {
             **{name: getattr(film, name) for name in _FILM},
@@ -140,17 +168,20 @@ def _candidate_rows(films: Sequence[FilmFile], found: Mapping[str, Any], model: 
             **lesion["scores"],
             **_of_classes(model, lesion["probabilities"]),
         }
-        for film in films
-        for number, lesion in enumerate(found[film.image_id]["candidates"], start=1)
+        for number, lesion in enumerate(found["candidates"], start=1)
     ]
 
 
-def _window_rows(films: Sequence[FilmFile], found: Mapping[str, Any], model: AppliedModel) -> list[dict[str, Any]]:
-    return [
-        {"image_id": film.image_id, "y": y, "x": x, "size": model.size, **_of_classes(model, answer)}
-        for film in films
-        for (y, x), answer in zip(found[film.image_id]["places"], found[film.image_id]["answers"], strict=True)
-    ]
+def _windows_table(film: FilmFile, found: Mapping[str, Any], model: AppliedModel) -> pa.Table:
+    places, answers = np.array(found["places"]), np.array(found["answers"])
+    columns = {
+        "image_id": [film.image_id] * len(places),
+        "y": places[:, 0],
+        "x": places[:, 1],
+        "size": np.full(len(places), model.size),
+        **_of_classes(model, list(answers.T)),
+    }
+    return pa.table(columns, schema=_windows_schema(model))
 
 
 def _score_fields(model: AppliedModel, where: str) -> dict[str, tuple[pa.DataType, str]]:
@@ -233,15 +264,11 @@ def _schema(model: AppliedModel, columns: Mapping[str, tuple[pa.DataType, str]])
     return pa.schema(fields, metadata={"format_version": str(FORMAT_VERSION), "note": model.note})
 
 
-def _table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
-    return pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
-
-
 def _page(
     manifest: Mapping[str, Any],
     images: Sequence[Mapping[str, Any]],
     patients: Sequence[Mapping[str, Any]],
-    found: Mapping[str, Any],
+    candidates: Sequence[Mapping[str, Any]],
     rejected: Sequence[Rejection],
 ) -> str:
     environment = jinja2.Environment(
@@ -251,6 +278,9 @@ def _page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    lesions: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for candidate in candidates:
+        lesions[candidate["image_id"]].append(candidate)
     first = sorted(images, key=lambda image: (-image["abnormal"], image["image_id"]))
     return environment.get_template("scores.html.j2").render(
         manifest=manifest,
@@ -258,7 +288,7 @@ def _page(
             {
                 **image,
                 "folder": f"films/{quote(image['image_id'])}",
-                "lesions": found[image["image_id"]]["candidates"],
+                "lesions": lesions[image["image_id"]],
             }
             for image in first
         ],

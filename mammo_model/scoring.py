@@ -7,7 +7,11 @@ they are, many at a time; temperature, thresholds and figures of the model's rep
 
 import functools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -74,6 +78,8 @@ class ScoredFilm:
     film: FilmFile
     skipped: bool
     """It was scored before, by the same model under the same settings."""
+    basis: str = ""
+    """Digest of all that decides its figures; empty if it could not be scored."""
     rejection: Rejection | None = None
     """Why it could not be scored."""
 
@@ -84,10 +90,11 @@ def find_model(workspace: Place, model_id: str | None = None) -> AppliedModel:
     Raises ScoringError if there is none, or not of that name, and ReaderError if its dataset run is gone.
     """
     models = Workspace(workspace).models
-    names = [model_id] if model_id is not None else [folder.name for folder in entries(models)]
+    there = [folder.name for folder in entries(models) if folder.is_dir() and (folder / "manifest.json").exists()]
+    names = there if model_id is None else [name for name in there if name == model_id]
     manifests = [manifest for name in names if isinstance(manifest := read_json(models / name / "manifest.json"), dict)]
     if not manifests:
-        known = ", ".join(folder.name for folder in entries(models) if (folder / "manifest.json").exists())
+        known = ", ".join(there)
         named = "" if model_id is None else f" {model_id}"
         raise ScoringError(
             f"{workspace}: no finished model{named} here"
@@ -100,11 +107,14 @@ def find_model(workspace: Place, model_id: str | None = None) -> AppliedModel:
         raise ScoringError(f"{folder}: metrics.json is missing or damaged; train the model again")
     settings = open_run(workspace, manifest["run_id"]).manifest["settings"]
     path = folder / "model.keras"
+    sha256 = digest_of_file(path) if path.exists() else None
+    if sha256 is None or sha256 != manifest["files"]["model.keras"]:
+        raise ScoringError(f"{path}: missing, or changed after it was written; train the model again")
     return AppliedModel(
         model_id=manifest["model_id"],
         run_id=manifest["run_id"],
         path=path,
-        sha256=digest_of_file(path),
+        sha256=sha256,
         classes=tuple(metrics["classes"]),
         size=int(settings["patches"]["size"]),
         cleaning=CleaningSettings.model_validate(settings["cleaning"]),
@@ -112,10 +122,13 @@ def find_model(workspace: Place, model_id: str | None = None) -> AppliedModel:
     )
 
 
-def score_film(film: FilmFile, out: Place, model: AppliedModel, settings: ScoringSettings) -> ScoredFilm:
+def score_film(
+    film: FilmFile, out: Place, model: AppliedModel, settings: ScoringSettings, threads: int = 1
+) -> ScoredFilm:
     """Scores a film into OUT/films/<image_id>/: a PNG per class, `candidates.png` and, last, `scores.json` with all figures.
 
-    Where they hold for the film's content, the model and the settings, nothing is done. What cannot be scored comes back as a rejection.
+    Where they hold for the film's content, the model, the settings and the versions of what computes, nothing is done. What cannot be scored comes back as a rejection.
+    So many `threads` put patches to the model at a time, which changes no figure.
     """
     folder = out / "films" / film.image_id
     try:
@@ -123,9 +136,9 @@ def score_film(film: FilmFile, out: Place, model: AppliedModel, settings: Scorin
         content = read_bytes(film.path)
         described = {name: value for name, value in asdict(film).items() if name != "path"}
         identity = asdict(model) | {"path": None, "cleaning": model.cleaning.model_dump(mode="json")}
-        basis = digest(fingerprint_of(content), described, identity, settings, version=FORMAT_VERSION)
+        basis = digest(fingerprint_of(content), described, identity, settings, engine(), version=FORMAT_VERSION)
         if _holds(folder, basis):
-            return ScoredFilm(film, True)
+            return ScoredFilm(film, True, basis)
         clean, rows, columns = clean_alone(film, content, model.cleaning)
         if rows < model.size or columns < model.size:
             raise SourceFileError(
@@ -141,11 +154,11 @@ def score_film(film: FilmFile, out: Place, model: AppliedModel, settings: Scorin
             path=film.path,
             image_id=film.image_id,
         )
-        return ScoredFilm(film, False, row)
+        return ScoredFilm(film, False, rejection=row)
     places = places_of(clean, rows, columns, model.size, settings)
-    answers = ask(loaded(model.path, model.sha256), clean.image, _box(clean), places, model.size)
+    answers = ask(loaded(model.path, model.sha256), clean.image, _box(clean), places, model.size, threads)
     _write(folder, basis, clean, (rows, columns), places, answers, film, model, settings)
-    return ScoredFilm(film, False)
+    return ScoredFilm(film, False, basis)
 
 
 def places_of(clean: CleanFilm, rows: int, columns: int, size: int, settings: ScoringSettings) -> NDArray[np.int64]:
@@ -165,12 +178,21 @@ def places_of(clean: CleanFilm, rows: int, columns: int, size: int, settings: Sc
 
 
 def ask(
-    model: Any, image: Pixels, box: tuple[int, int, int, int], places: NDArray[np.int64], size: int
+    model: Any,
+    image: Pixels,
+    box: tuple[int, int, int, int],
+    places: NDArray[np.int64],
+    size: int,
+    threads: int = 1,
 ) -> NDArray[np.float32]:
     """The model's answers to the patches at these places, (n, classes), from a film's cleaned pixels within its box (y, x, height, width)."""
-    return np.concatenate([np.asarray(model.predict_on_batch(batch)) for batch in _batches(image, box, places, size)])[
-        : len(places)
-    ]
+    batches = _batches(image, box, places, size)
+    answers: list[NDArray[np.float32]] = []
+    with ThreadPoolExecutor(threads) as pool:
+        # No more batches are cut than are being asked about: a small stride has more than fit in memory.
+        while some := list(islice(batches, threads)):
+            answers += pool.map(lambda batch: np.asarray(model.predict_on_batch(batch)), some)
+    return np.concatenate(answers)[: len(places)]
 
 
 def _batches(
@@ -190,8 +212,36 @@ def loaded(path: Place, sha256: str) -> Any:
     import keras
 
     del sha256  # Only tells files of one name apart.
+    _one_thread_each()
     with local_copy(path) as file:
-        return keras.saving.load_model(file, compile=False)
+        model = keras.saving.load_model(file, compile=False)
+    # Here, not by several threads at once.
+    model.make_predict_function()
+    return model
+
+
+def _one_thread_each() -> None:
+    """Has TensorFlow compute each answer in one thread: with another number of them sums are added in another order, and the last digits differ.
+
+    A process that has used TensorFlow before stays as it is.
+    """
+    from mammo_model.backend import on_tensorflow
+
+    if not on_tensorflow():
+        return
+    import tensorflow as tf
+
+    with suppress(RuntimeError):
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+
+
+def engine() -> dict[str, str]:
+    """Versions of what computes the answers."""
+    found = {}
+    for name in ("keras", "tensorflow", "tensorflow-cpu", "jax"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _write(
@@ -222,6 +272,10 @@ def _write(
     pictures["candidates.png"] = candidates_picture(
         clean.image, box, shape, lesions, f"{title}: {told}; candidates: {len(lesions)}", model.note
     )
+    for old in entries(folder):
+        # Of a model with other classes.
+        if old.name.endswith(".png") and old.name not in pictures:
+            old.unlink()
     digests = {}
     for name, picture in pictures.items():
         content = encoded(picture)

@@ -51,6 +51,11 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *ar
             ["train", "--workspace", "{ws}", "--epochs", "0"],
             "training.epochs: Input should be greater than or equal to 1",
         ),
+        (["score", "none.dcm", "--workspace", "{ws}", "--out", "{ws}-scores"], "no finished model here; make one with"),
+        (
+            ["score", "x", "--workspace", "{ws}", "--out", "y", "--set", "scoring.strides=2"],
+            "unknown setting scoring.strides",
+        ),
         (["image", "none.dcm", "out.npy"], "none.dcm: no such file"),
         (["image", "none.dcm", "out.jpg"], "out.jpg: expected a name that ends in .npy or .png"),
     ],

@@ -298,7 +298,7 @@ def test_films_are_scored_on_the_store_as_on_disk(
     store.put(str(tmp_path / "ws"), "films/ws", recursive=True)
     shutil.copy(film, tmp_path / "one.LJPEG")
     store.put(str(film), "films/new/anna/one.LJPEG")
-    (on_store,), (on_disk,) = loose_films("s3://films/new"), loose_films(str(tmp_path / "one.LJPEG"))
+    ((on_store,), _), ((on_disk,), _) = loose_films("s3://films/new"), loose_films(str(tmp_path / "one.LJPEG"))
     assert (on_store.image_id, on_store.patient_id) == ("anna_one.LJPEG", "anna")
     out = place_of("s3://films/scores")
     model = find_model(place_of("s3://films/ws"))

@@ -1,7 +1,10 @@
 """Scoring whole films: every figure is the model's own answer to a patch of the cleaned film, and work that is done is not done again."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +18,45 @@ from flows.score_scans import score_one, score_scans
 from mammo_etl.breast import Breast
 from mammo_etl.cleaning import CleanFilm
 from mammo_etl.extract import cut
-from mammo_etl.files import read_bytes
-from mammo_etl.film import Film
+from mammo_etl.files import digest_of_file, read_bytes
+from mammo_etl.film import Film, read_film
 from mammo_etl.film_files import clean_alone, loose_films, with_ics
-from mammo_etl.records import Box
-from mammo_etl.workspace import read_json
+from mammo_etl.lock import WorkspaceInUseError, locked
+from mammo_etl.records import Box, Reason, Rejection
+from mammo_etl.workspace import DamagedFileError, read_json
+from mammo_model.film_pictures import candidates_picture, class_picture
 from mammo_model.heatmap import Heatmap, find_lesions, heatmap_of
+from mammo_model.score_tables import write_scores
 from mammo_model.scoring import ScoringError, find_model, places_of, score_film
 from mammo_model.scoring_settings import ScoringSettings
+from mammo_model.settings import ArchitectureName, TrainingSettings
 
+ROOT = Path(__file__).resolve().parent.parent
 SIZE = 64
 FIVE = ("Normal", "Benign Calcification", "Benign Mass", "Malignant Calcification", "Malignant Mass")
 
 
-def write_model(workspace: Path, name: str = "run-1-model", binary: bool = False, finished: str = "2026-01-01") -> None:
+def write_model(
+    workspace: Path,
+    name: str = "run-1-model",
+    binary: bool = False,
+    finished: str = "2026-01-01",
+    architecture: ArchitectureName = "vgg1",
+    width: int = 4,
+) -> None:
     """A finished model run of an untrained network, and its dataset run, as far as scoring reads them."""
     import keras
 
     from mammo_model.architectures import build_network
-    from mammo_model.settings import TrainingSettings
 
     keras.utils.set_random_seed(len(name))
-    settings = TrainingSettings(architecture="vgg1", width=4, binary=binary)
+    settings = TrainingSettings(architecture=architecture, width=width, binary=binary)
     folder = workspace / "models" / name
     folder.mkdir(parents=True)
     build_network(SIZE, settings).save(folder / "model.keras")
     manifest = {"model_id": name, "run_id": "run-1", "phantom": True, "finished": f"{finished}T00:00:00+00:00"}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    digests = {"model.keras": digest_of_file(folder / "model.keras")}
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "files": digests}))
     (folder / "metrics.json").write_text(json.dumps({"classes": settings.classes}))
     run = workspace / "runs" / "run-1"
     run.mkdir(parents=True, exist_ok=True)
@@ -81,25 +96,27 @@ def clean_of(mask: np.ndarray, y: int, x: int) -> CleanFilm:
 
 
 def test_films_are_named_by_their_place_and_told_by_content(films: Path) -> None:
-    found = {film.image_id: film for film in loose_films(str(films))}
+    found = {film.image_id: film for film in loose_films(str(films))[0]}
     assert list(found) == ["alone.dcm", "anna_one.LJPEG", "anna_short.LJPEG", "anna_two_left_.LJPEG", "berta_one.dcm"]
     assert [film.patient_id for film in found.values()] == ["alone.dcm", "anna", "anna", "anna", "berta"]
-    (one,) = loose_films(str(films / "anna" / "one.LJPEG"))
+    ((one,), _) = loose_films(str(films / "anna" / "one.LJPEG"))
     assert (one.image_id, one.patient_id) == ("one.LJPEG", "one.LJPEG")
 
 
 def test_names_that_come_out_alike_stay_apart(tmp_path: Path) -> None:
     for name in ("a b.png", "a_b.png"):
         cv2.imwrite(str(tmp_path / name), np.zeros((4, 4), np.uint8))
-    first, second = (film.image_id for film in loose_films(str(tmp_path)))
+    first, second = (film.image_id for film in loose_films(str(tmp_path))[0])
     assert {first.startswith("a_b.png"), second.startswith("a_b.png")} == {True}
     assert first != second
 
 
 def test_an_archive_and_the_folder_that_it_was_made_of_have_the_same_films(films: Path, tmp_path: Path) -> None:
     archive = shutil.make_archive(str(tmp_path / "films"), "zip", films)
-    assert [film.image_id for film in loose_films(archive)] == [film.image_id for film in loose_films(str(films))]
-    assert [film.patient_id for film in loose_films(archive)] == [film.patient_id for film in loose_films(str(films))]
+    within = shutil.make_archive(str(tmp_path / "within"), "zip", films.parent, films.name)
+    expected = [(film.image_id, film.patient_id) for film in loose_films(str(films))[0]]
+    for root in (archive, within, f"zip://{films.name}::{within}"):
+        assert [(film.image_id, film.patient_id) for film in loose_films(root)[0]] == expected
 
 
 @pytest.mark.parametrize("stride", [None, 20, 64])
@@ -140,7 +157,7 @@ def test_every_answer_is_the_model_s_to_that_patch(films: Path, workspace: Path,
     import keras
 
     model = find_model(workspace)
-    (film,) = loose_films(str(films / "anna" / "one.LJPEG"))
+    ((film,), _) = loose_films(str(films / "anna" / "one.LJPEG"))
     assert score_film(film, tmp_path, model, ScoringSettings()).rejection is None
     found = read_json(tmp_path / "films" / film.image_id / "scores.json")
     clean, rows, columns = clean_alone(film, read_bytes(film.path), model.cleaning)
@@ -196,7 +213,7 @@ def test_candidates_are_the_connected_places_above_the_threshold() -> None:
     assert [found.label_name for found in find_lesions(heatmap, FIVE, ScoringSettings(most_candidates=1))] == [
         "Benign Mass"
     ]
-    assert len(find_lesions(heatmap, FIVE, ScoringSettings(threshold=0.68))) == 2 - 1
+    assert len(find_lesions(heatmap, FIVE, ScoringSettings(threshold=0.68))) == 1
 
 
 def test_a_folder_is_scored_on_the_cluster_and_the_rest_goes_on_without_what_is_broken(
@@ -293,8 +310,11 @@ def test_the_model_finished_last_is_taken(tmp_path: Path) -> None:
     ("scans", "out", "sentence"),
     [
         ("{films}/none", "{out}", "none: no such file or folder"),
-        ("{films}", "{films}/out", "lies within"),
-        ("ddsm={films}", "{films}", "lies within"),
+        ("{films}", "{films}/out", "lies among"),
+        ("ddsm={films}", "{films}", "lies among"),
+        ("{out}/films", "{out}", "lies among"),
+        ("{films}", "{ws}", "lies in the workspace"),
+        ("{films}", "{ws}/models/scores", "lies in the workspace"),
         ("{empty}", "{out}", "no film here; expected DICOM"),
         ("ddsm={empty}", "{out}", "no film here"),
     ],
@@ -304,7 +324,8 @@ def test_what_cannot_be_scored_is_one_sentence(
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("")
-    places: dict[str, Any] = {"films": films, "empty": tmp_path / "empty", "out": tmp_path / "out"}
+    (tmp_path / "out" / "films").mkdir(parents=True)
+    places: dict[str, Any] = {"ws": workspace, "films": films, "empty": tmp_path / "empty", "out": tmp_path / "out"}
     with pytest.raises(ScoringError, match=sentence):
         score_scans.fn(scans.format(**places), workspace, out.format(**places), cluster=cluster)
 
@@ -318,7 +339,7 @@ def test_a_film_of_ddsm_is_what_the_ics_beside_it_says(phantoms: Path, workspace
     film = next((phantoms / "ddsm").rglob("*.LJPEG"))
     for file in (film, *film.parent.glob("*.ics")):
         shutil.copy(file, tmp_path)
-    (found,) = loose_films(str(tmp_path / film.name))
+    ((found,), _) = loose_films(str(tmp_path / film.name))
     assert found.scanner == ""
     assert with_ics(found).scanner in {"DBA", "HOWTEK", "LUMISYS"}
     model = find_model(workspace)
@@ -327,3 +348,141 @@ def test_a_film_of_ddsm_is_what_the_ics_beside_it_says(phantoms: Path, workspace
     (ics,) = tmp_path.glob("*.ics")
     ics.write_text(ics.read_text().replace("DIGITIZER", "DIGITISED"))
     assert not score_film(found, tmp_path / "out", model, ScoringSettings()).skipped
+
+
+def test_a_folder_that_cannot_be_listed_is_a_reject(
+    films: Path, workspace: Path, tmp_path: Path, cluster: ClusterSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def walk(path: Any, onerror: Any, **options: Any) -> Any:
+        onerror(PermissionError(13, "Permission denied", str(films / "berta")))
+        return [(folder, below, names) for folder, below, names in real(path, **options) if "berta" not in folder]
+
+    real = os.walk
+    monkeypatch.setattr("mammo_etl.files.os.walk", walk)
+    found = score_scans.fn(str(films), workspace, tmp_path / "out", cluster=cluster)
+    assert found.rejects == {"truncated-file": 1, "unreadable-folder": 1}
+    assert found.counts["images"] == 3
+
+
+def test_long_names_and_names_that_differ_in_case_alone_get_folders_of_their_own(tmp_path: Path) -> None:
+    film = np.zeros((4, 4), np.uint8)
+    long = tmp_path / ("1.3.6." * 20) / ("9." * 60)
+    long.mkdir(parents=True)
+    for path in (tmp_path / "A.png", tmp_path / "a.png", long / "1.png", long / "2.png"):
+        cv2.imwrite(str(path), film)
+    names = [film.image_id for film in loose_films(str(tmp_path))[0]]
+    assert len({name.lower() for name in names}) == 4
+    assert max(map(len, names)) < 200
+
+
+def test_contents_of_dicom_media_are_no_film(films: Path, tmp_path: Path) -> None:
+    for name in ("DICOMDIR", "film"):
+        shutil.copy(films / "alone.dcm", tmp_path / name)
+    os.mkfifo(tmp_path / "pipe")
+    assert [film.image_id for film in loose_films(str(tmp_path))[0]] == ["film"]
+
+
+def test_a_film_smaller_than_a_patch_is_a_reject_and_the_page_takes_any_name(
+    films: Path, workspace: Path, tmp_path: Path
+) -> None:
+    whole = read_film(str(films / "alone.dcm")).pixels
+    small = cv2.resize(whole, (60, 90), interpolation=cv2.INTER_AREA)
+    folder = tmp_path / "<script>alert(1)"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "small.png"), small)
+    found = score_one(str(folder / "small.png"), workspace, tmp_path / "out", None, ScoringSettings())
+    assert found.rejects == {"too-small": 1}
+    assert found.counts["images"] == found.counts["windows"] == 0
+    assert "<script>" not in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_findings_of_a_film_that_was_scored_are_no_rejects_of_it(films: Path, workspace: Path, tmp_path: Path) -> None:
+    model = find_model(workspace)
+    (film, *_), _ = loose_films(str(films))
+    scored = score_film(film, tmp_path, model, ScoringSettings())
+    rows = [
+        Rejection(stage="inventory", code=Reason.MISSING_MASK, message="", image_id=image_id, finding_id=finding_id)
+        for image_id, finding_id in ((film.image_id, ""), (film.image_id, "1"), ("other", ""), ("other", "1"))
+    ]
+    assert write_scores(tmp_path, model, ScoringSettings(), [scored], rows)[1] == {"missing-mask": 1}
+
+
+def test_figures_that_another_scoring_has_put_there_are_refused(films: Path, workspace: Path, tmp_path: Path) -> None:
+    model = find_model(workspace)
+    (film, *_), _ = loose_films(str(films))
+    scored = score_film(film, tmp_path, model, ScoringSettings())
+    write_scores(tmp_path, model, ScoringSettings(), [scored], [])
+    score_film(film, tmp_path, model, ScoringSettings(stride=40))
+    with pytest.raises(DamagedFileError, match="changed after it was written; score the films again"):
+        write_scores(tmp_path, model, ScoringSettings(), [scored], [])
+    # What is there is not whole, and says so.
+    assert not (tmp_path / "manifest.json").exists()
+    with locked(tmp_path, "another"), pytest.raises(WorkspaceInUseError):
+        score_one(film.path, workspace, tmp_path, None, ScoringSettings())
+
+
+def test_maps_of_another_model_do_not_stay(films: Path, workspace: Path, tmp_path: Path) -> None:
+    write_model(tmp_path / "ws", "run-1-binary", binary=True)
+    (film, *_), _ = loose_films(str(films))
+    for place in (workspace, tmp_path / "ws"):
+        score_film(film, tmp_path / "out", find_model(place), ScoringSettings())
+    pictures = {path.name for path in (tmp_path / "out" / "films" / film.image_id).glob("*.png")}
+    assert pictures == {"normal.png", "abnormal.png", "candidates.png"}
+
+
+@pytest.mark.parametrize("content", [None, b"damaged"])
+def test_a_damaged_model_is_one_sentence(content: bytes | None, tmp_path: Path) -> None:
+    write_model(tmp_path)
+    (tmp_path / "models" / "notes.txt").write_text("")
+    assert find_model(tmp_path).model_id == "run-1-model"
+    path = tmp_path / "models" / "run-1-model" / "model.keras"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ScoringError, match="missing, or changed after it was written; train the model again"):
+        find_model(tmp_path)
+
+
+def test_a_place_of_the_film_is_at_that_place_of_the_picture() -> None:
+    """A film of 2,400 x 1,500 pixels, reduced to half, whose breast's box begins at (400, 200)."""
+    image, box = np.full((1600, 1000), 100, np.uint8), Box(400, 200, 1600, 1000)
+    probabilities = np.zeros((200, 125, 2), np.float32)
+    probabilities[100:110, 50:60, 1] = 1
+    heatmap = Heatmap(box, 8, probabilities, np.ones((200, 125), bool))
+    picture = class_picture(image, box, (2400, 1500), heatmap, 1, "", "")
+    film = picture[-1200:, :750].astype(int)
+    coloured = np.argwhere(np.ptp(film, axis=2) > 8)
+    # 400 + 8 * 100 to 400 + 8 * 110 rows of the film, and 200 + 8 * 50 to 200 + 8 * 60 columns.
+    np.testing.assert_allclose(coloured.min(0), (600, 300), atol=4)
+    np.testing.assert_allclose(coloured.max(0), (640, 340), atol=4)
+    lesion = find_lesions(heatmap, ("Normal", "Abnormal"), ScoringSettings())
+    assert [found.box for found in lesion] == [Box(1200, 600, 80, 80)]
+    boxed = candidates_picture(image, box, (2400, 1500), lesion, "", "")[-1200:, :750].astype(int)
+    lines = np.argwhere(np.ptp(boxed[595:], axis=2) > 100)
+    np.testing.assert_allclose(lines.min(0), (5, 300), atol=3)
+
+
+ALONE = """
+import sys
+from pathlib import Path
+from flows.score_scans import score_one
+from mammo_model.scoring_settings import ScoringSettings
+scan, workspace, out, threads = sys.argv[1:]
+import flows.score_scans
+flows.score_scans.os.cpu_count = lambda: int(threads)
+score_one(scan, Path(workspace), Path(out), None, ScoringSettings())
+"""
+
+
+def test_the_number_of_threads_changes_no_byte(films: Path, tmp_path: Path) -> None:
+    write_model(tmp_path / "ws", architecture="vgg4-dropout-bn", width=16)
+    for threads in ("1", "2"):
+        command = [sys.executable, "-c", ALONE, films / "alone.dcm", tmp_path / "ws", tmp_path / threads, threads]
+        subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+    one, two = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).rglob("*.*") if path.is_file()}
+        for name in ("1", "2")
+    )
+    for files in (one, two):
+        del files["manifest.json"]
+    assert one == two

@@ -8,6 +8,7 @@ medians, of seconds. The film is a phantom.
 """
 
 import argparse
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -35,7 +36,12 @@ SIZE = 256
 
 
 def patch_by_patch(
-    model: Any, image: NDArray[np.uint8], box: tuple[int, int, int, int], places: NDArray[np.int64], size: int
+    model: Any,
+    image: NDArray[np.uint8],
+    box: tuple[int, int, int, int],
+    places: NDArray[np.int64],
+    size: int,
+    threads: int,
 ) -> NDArray[np.float32]:
     """The answers, by a call for each patch."""
     patches = (cut(image, box, int(y), int(x), size)[np.newaxis, ..., np.newaxis] for y, x in places)
@@ -43,7 +49,12 @@ def patch_by_patch(
 
 
 def at_once(
-    model: Any, image: NDArray[np.uint8], box: tuple[int, int, int, int], places: NDArray[np.int64], size: int
+    model: Any,
+    image: NDArray[np.uint8],
+    box: tuple[int, int, int, int],
+    places: NDArray[np.int64],
+    size: int,
+    threads: int,
 ) -> NDArray[np.float32]:
     """The answers, by one call for all patches."""
     patches = np.stack([cut(image, box, int(y), int(x), size) for y, x in places])[..., np.newaxis]
@@ -59,11 +70,12 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
+    threads = os.cpu_count() or 1
     settings, training = ScoringSettings(stride=arguments.stride), TrainingSettings(width=arguments.width)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_phantoms(folder, 2, 0, height=arguments.height, width=arguments.height * 5 // 8)
-        (film,) = loose_films(str(next((folder / "ddsm").rglob("*.LJPEG"))))
+        ((film,), _) = loose_films(str(next((folder / "ddsm").rglob("*.LJPEG"))))
         keras.utils.set_random_seed(0)
         path = folder / "model.keras"
         build_network(SIZE, training).save(path)
@@ -83,7 +95,7 @@ def main() -> None:
                     continue
                 started = time.perf_counter()
                 with patch.object(scoring, "ask", ask):
-                    result = scoring.score_film(film, folder / way / str(turn), model, settings)
+                    result = scoring.score_film(film, folder / way / str(turn), model, settings, threads)
                 assert result.rejection is None
                 if turn:
                     figures[way].append(time.perf_counter() - started)
