@@ -23,6 +23,7 @@ from mammo_etl.places import Place, PlaceError, place_of, shown
 from mammo_etl.presets import PRESETS
 from mammo_etl.reader import ReaderError, open_run
 from mammo_etl.settings import SettingsError, SourceSettings
+from mammo_etl.workspace import DamagedFileError
 from mammo_model.settings import ArchitectureName
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class RunError(Exception):
     """A build or training that cannot be done, in one sentence."""
 
 
-RUN_FAILURES = (InventoryError, SourceFileError, RunError, WorkspaceInUseError, ConnectionError)
+RUN_FAILURES = (InventoryError, SourceFileError, RunError, WorkspaceInUseError, DamagedFileError, ConnectionError)
 """What can end a run through no fault of the program: told in one sentence, exit code 1."""
 
 
@@ -199,12 +200,11 @@ def _build(
     from mammo_etl.catalog import IncompleteRunError
     from mammo_etl.leaks import LeakError
     from mammo_etl.plan import PlanError
-    from mammo_etl.workspace import DamagedFileError
 
-    _prepare_prefect(IncompleteRunError, DamagedFileError, LeakError, PlanError)
+    _prepare_prefect(IncompleteRunError, LeakError, PlanError)
     try:
         return build_dataset(list(sources), shown(workspace), job.build, job.cluster)
-    except (IncompleteRunError, DamagedFileError, LeakError, PlanError) as error:
+    except (IncompleteRunError, LeakError, PlanError) as error:
         raise RunError(str(error)) from error
 
 
@@ -408,7 +408,6 @@ def _score(
 
     job = load_settings(settings, overrides)
     from flows import score_scans
-    from mammo_etl.workspace import DamagedFileError
     from mammo_model.scoring import ScoringError, find_model
 
     try:
@@ -417,12 +416,10 @@ def _score(
         score_scans.check_places(scans, workspace.absolute(), out.absolute())
         if score_scans.is_single(scans):
             return score_scans.score_one(scans, workspace.absolute(), out.absolute(), model, job.scoring)
-        _prepare_prefect(ScoringError, DamagedFileError)
+        _prepare_prefect(ScoringError)
         return score_scans.score_scans(scans, shown(workspace), shown(out), model, job.scoring, job.cluster)
     except ScoringError as error:
         raise UsageError(str(error)) from error
-    except DamagedFileError as error:
-        raise RunError(str(error)) from error
 
 
 @app.command()

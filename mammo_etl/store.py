@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mammo_etl.files import digest_of
 from mammo_etl.places import Place, kvstore_of, name_below
 from mammo_etl.settings import StoreSettings
-from mammo_etl.workspace import write_bytes
+from mammo_etl.workspace import DamagedFileError, write_bytes
 
 # zarr and TensorStore are imported where they are used: that takes a second, which a build that finds nothing to do need not spend.
 
@@ -64,7 +64,13 @@ def open_patches(path: Place) -> Any:
         raise FileNotFoundError(f"{path}: no patch store here")
     import tensorstore as ts
 
-    spec = {"driver": "zarr3", "kvstore": kvstore_of(path), "recheck_cached_data": "open"}
+    spec = {
+        "driver": "zarr3",
+        "kvstore": kvstore_of(path),
+        "recheck_cached_data": "open",
+        # A shard that is gone is a fault, not black patches.
+        "fill_missing_data_reads": False,
+    }
     with telling_faults():
         return ts.open(spec, open=True, read=True, write=False).result()
 
@@ -86,7 +92,7 @@ def read_rows(array: Any, rows: NDArray[np.int64]) -> Any:
 
 @contextmanager
 def telling_faults() -> Iterator[None]:
-    """Raises ConnectionError where TensorStore tells of an object store that fails for the moment.
+    """Raises ConnectionError where TensorStore tells of an object store that fails for the moment, and DamagedFileError of what is gone or cannot be decoded.
 
     TensorStore itself raises ValueError for everything, with a status in front (absl, "Status codes").
     """
@@ -95,6 +101,10 @@ def telling_faults() -> Iterator[None]:
     except ValueError as error:
         if re.match(r"(ABORTED|UNAVAILABLE|DEADLINE_EXCEEDED)\b", str(error)):
             raise ConnectionError(f"the object store failed: {error}") from error
+        if re.match(r"(NOT_FOUND|DATA_LOSS|FAILED_PRECONDITION)\b", str(error)):
+            raise DamagedFileError(
+                f"the patch store is damaged; `mammo verify` tells what is, and `mammo build` mends it: {error}"
+            ) from error
         raise
 
 

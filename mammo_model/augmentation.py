@@ -40,10 +40,13 @@ def augmented(patches: Any, settings: TrainingSettings) -> Any:
         for direction in ("horizontal", "vertical"):
             patches = layers.RandomFlip(direction, **exact)(patches)
         patches = RandomTranspose(**exact)(patches)
-    if settings.rotation:
-        patches = layers.RandomRotation(settings.rotation / 360, fill_mode="reflect", **exact)(patches)
+    turned = [layers.RandomRotation(settings.rotation / 360, fill_mode="reflect", **exact)] if settings.rotation else []
     if settings.shift:
-        patches = layers.RandomTranslation(settings.shift, settings.shift, fill_mode="reflect", **exact)(patches)
+        turned.append(layers.RandomTranslation(settings.shift, settings.shift, fill_mode="reflect", **exact))
+    for layer in turned:
+        # Keras (3.15) says that they cannot be compiled, which is so of TensorFlow's XLA alone. JAX would run all of the network uncompiled, 15 times as long.
+        layer.supports_jit = keras.backend.backend() == "jax"
+        patches = layer(patches)
     if settings.contrast:
         patches = layers.RandomContrast(settings.contrast, value_range=(0, 1), **exact)(patches)
     return patches

@@ -124,16 +124,16 @@ def _figures(model: _Tested, patients: NDArray[np.int64], weights: NDArray[np.in
     truth, answers = table["target"].to_numpy(np.int64), table["predicted"].to_numpy(np.int64)
     classes = len(model.classes)
     matrices = confusion.by_patient(truth, answers, patients, classes)
-    measures = confusion.measures(np.tensordot(weights, matrices, axes=1))
+    measures = confusion.measures_of(np.tensordot(weights, matrices, axes=1), matrices.sum(0))
     probabilities = probabilities_of(table, classes)
 
     def auc(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> NDArray[np.float64]:
         return ranking.resampled(positive, scores, patients, weights)["roc_auc"]
 
     of_classes = np.stack([auc(truth == index, probabilities[:, index]) for index in range(classes)], axis=1)
-    there = np.isfinite(of_classes)
-    with np.errstate(invalid="ignore"):
-        macro = np.where(there, of_classes, 0).sum(1) / there.sum(1)
+    # Over the classes that there are; a resample that lacks one of them has none.
+    known = [index for index in range(classes) if 0 < (truth == index).sum() < len(truth)]
+    macro = of_classes[:, known].mean(1) if known else np.full(len(weights), np.nan)
     return {
         "accuracy": measures["accuracy"],
         "balanced accuracy": measures["balanced_accuracy"],

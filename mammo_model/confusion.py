@@ -55,8 +55,22 @@ def measures(confusion: NDArray[np.integer]) -> Measures:
 def intervals(matrices: NDArray[np.int64], seed: int = 0) -> dict[str, NDArray[np.float64]]:
     """95% bootstrap intervals of all figures of `measures`, (2, ...): low and high, NaN where none can be given. `matrices` as from `by_patient`."""
     return {
-        name: bootstrap.interval(values, len(matrices)) for name, values in measures(resampled(matrices, seed)).items()
+        name: bootstrap.interval(values, len(matrices)) for name, values in resampled_measures(matrices, seed).items()
     }
+
+
+def resampled_measures(matrices: NDArray[np.int64], seed: int = 0) -> Measures:
+    """`measures` of each resample of the patients, (RESAMPLES, ...)."""
+    return measures_of(resampled(matrices, seed), matrices.sum(0))
+
+
+def measures_of(drawn: NDArray[np.integer], whole: NDArray[np.integer]) -> Measures:
+    """`measures` of samples, (..., classes, classes), of a whole, (classes, classes). Means over classes that weigh each alike are NaN of a sample that lacks one of
+    the whole's: they would be means over others."""
+    values = measures(drawn)
+    lacks = ((drawn.sum(-1) == 0) & (whole.sum(-1) > 0)).any(-1)
+    alike = [name for name in values if name.startswith("macro_") or name == "balanced_accuracy"]
+    return values | {name: np.where(lacks, np.nan, values[name]) for name in alike}
 
 
 def resampled(matrices: NDArray[np.int64], seed: int = 0) -> NDArray[np.int64]:

@@ -1,7 +1,7 @@
 """The course of a training: Keras' `fit`, and what happens as it goes on."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from mammo_model import backend
 from mammo_model.checkpoints import Checkpoints, Progressed, Row, best_epoch
 from mammo_model.feed import Position
 from mammo_model.progress import Progress
-from mammo_model.task import Task
+from mammo_model.task import Task, WeightedBatch
 
 MEASURES = ("loss", "accuracy", "val_loss", "val_accuracy", "val_macro_f1")
 """What the history holds of an epoch."""
@@ -77,9 +77,9 @@ class Course(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no ty
                 variable.assign(value)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Saves the state if it is time."""
+        """Saves the state if it is time; after the last batch its epoch's end does, which cannot be gone on from without a batch."""
         self.progressed = replace(self.progressed, step=self.progressed.step + 1)
-        if time.perf_counter() - self.saved >= self.save_seconds:
+        if self.progressed.step < self.task.steps and time.perf_counter() - self.saved >= self.save_seconds:
             self.checkpoints.save(self.model, replace(self.progressed, seconds=self._seconds()))
             self.saved = time.perf_counter()
         self.progress.on_batch(self.progressed.step, self.task.steps)
@@ -99,17 +99,33 @@ class Course(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no ty
         self.progress.on_epoch(epoch + 1, self.task.settings.epochs, row)
 
     def _fit(self, start: Position, epochs: int, callbacks: Sequence[Any]) -> None:
-        steps = self.task.steps - start.step
-        self.trained.fit(
-            backend.as_input(lambda: self.task.batches(start, epochs), self.task.feed, steps * (epochs - start.epoch)),
-            steps_per_epoch=steps,
-            initial_epoch=start.epoch,
-            epochs=epochs,
-            verbose=0,
-            # The feed has shuffled already; fit cannot shuffle a stream, and warns if it is asked to.
-            shuffle=False,
-            callbacks=[self, *callbacks],
-        )
+        # The task alone: TensorFlow keeps what feeds it, and would keep the model with this callback.
+        task, faults = self.task, list[Exception]()
+
+        def batches() -> Iterator[WeightedBatch]:
+            try:
+                yield from task.batches(start, epochs)
+            except Exception as error:
+                faults.append(error)
+                raise
+
+        steps = task.steps - start.step
+        try:
+            self.trained.fit(
+                backend.as_input(batches, task.feed, steps * (epochs - start.epoch)),
+                steps_per_epoch=steps,
+                initial_epoch=start.epoch,
+                epochs=epochs,
+                verbose=0,
+                # The feed has shuffled already; fit cannot shuffle a stream, and warns if it is asked to.
+                shuffle=False,
+                callbacks=[self, *callbacks],
+            )
+        except Exception:
+            if faults:
+                # TensorFlow makes an error of its own of it.
+                raise faults[0] from None
+            raise
 
     def _start_clock(self) -> None:
         self.started = self.saved = time.perf_counter()

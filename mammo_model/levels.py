@@ -118,7 +118,7 @@ def answers(truth: NDArray[np.bool_], scores: NDArray[np.float64], patients: NDA
     answered = scores > THRESHOLD
     matrices = confusion.by_patient(truth.astype(np.int64), answered.astype(np.int64), patients, 2)
     total = matrices.sum(0)
-    values, drawn = confusion.measures(total), confusion.measures(confusion.resampled(matrices))
+    values, drawn = confusion.measures(total), confusion.resampled_measures(matrices)
 
     def shown(name: str, index: int | None = None) -> dict[str, float | None]:
         at = ... if index is None else (..., index)

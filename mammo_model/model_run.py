@@ -12,16 +12,17 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mammo_etl.files import digest_of_file
+from mammo_etl.lock import locked
 from mammo_etl.places import Place, files_below, name_below, place_of
 from mammo_etl.reader import PublishedRun, open_run
 from mammo_etl.records import Split
 from mammo_etl.settings import digest
 from mammo_etl.store import read_rows
-from mammo_etl.workspace import Workspace, read_json, write_bytes, write_json
+from mammo_etl.workspace import UNFINISHED, Workspace, read_json, write_bytes, write_json
 from mammo_model import backend, figures, report
 from mammo_model.errors import ERRORS, worst_errors
 from mammo_model.evaluation import EVALUATED, evaluate
-from mammo_model.onnx_export import TOLERANCE, can_export, export_onnx
+from mammo_model.onnx_export import TOLERANCE, ExportError, can_export, export_onnx
 from mammo_model.progress import SILENT, Progress
 from mammo_model.settings import FORMAT_VERSION, TrainingSettings
 from mammo_model.training import TrainedModel, model_id_of, train
@@ -54,7 +55,7 @@ def train_and_evaluate(
     `manifest.json` is written last: where it stands, the model run is whole, and is returned as it is. A run that was stopped goes on where it
     was: training where it last saved its state, everything after training from its start.
 
-    Raises mammo_etl.reader.ReaderError without such a run, and mammo_model.training.TrainingError if it cannot be learned from.
+    Raises mammo_etl.reader.ReaderError without such a run, mammo_etl.lock.WorkspaceInUseError while another process is at this model, and mammo_model.training.TrainingError if it cannot be learned from.
     """
     workspace = place_of(workspace)
     run = open_run(workspace, run_id)
@@ -66,6 +67,16 @@ def train_and_evaluate(
         return ModelRun(model_id, folder, manifest, metrics, True)
     # Before the first epoch, which may take hours: what has a model is not cleared up.
     write_json(folder / "training.json", {"run_id": run.run_id, "settings": settings.model_dump(mode="json")})
+    with locked(folder, "a training"):
+        return _work(workspace, run, settings, models_folder, progress)
+
+
+def _work(
+    workspace: Place, run: PublishedRun, settings: TrainingSettings, models_folder: Place, progress: Progress
+) -> ModelRun:
+    """All of it, by the only process that is at this model."""
+    model_id = model_id_of(run.run_id, settings)
+    folder = models_folder / model_id
     timings: dict[str, float] = {}
     progress.on_stage("training")
     trained = train(run, settings, models_folder, progress)
@@ -75,11 +86,10 @@ def train_and_evaluate(
         predictions, metrics = evaluate(run, settings, trained, progress)
     with _stage("figures", timings, progress):
         pictures = draw(run, settings, trained, predictions, metrics)
-    onnx = None
+    onnx: dict[str, Any] | None = None
     if can_export():
         with _stage("export", timings, progress):
-            difference = export_onnx(trained.load(), folder / "model.onnx", example_patches(run, predictions))
-            onnx = {"largest_difference": difference, "tolerance": TOLERANCE}
+            onnx = _exported(trained, example_patches(run, predictions))
     manifest = {
         "format_version": FORMAT_VERSION,
         "model_id": model_id,
@@ -102,10 +112,25 @@ def train_and_evaluate(
     with _stage("report", timings, progress):
         page = report.render(manifest, settings, metrics, run.patches(), pictures)
         write_bytes(folder / "report.html", page.encode())
-    files = [entry.place for entry in files_below(folder)]
+    files = []
+    for entry in files_below(folder):
+        if entry.place.name.startswith(UNFINISHED):
+            entry.place.unlink()
+        elif entry.place.name != "lock":
+            files.append(entry.place)
     manifest["files"] = {name_below(file, folder): digest_of_file(file) for file in files}
     write_json(folder / "manifest.json", manifest)
     return ModelRun(model_id, folder, manifest, metrics, False)
+
+
+def _exported(trained: TrainedModel, patches: NDArray[Any]) -> dict[str, Any]:
+    """Writes the model as ONNX; what the manifest says of it. An export that answers otherwise than the model is left out, with the reason: the model is whole
+    without it."""
+    try:
+        difference = export_onnx(trained.load(), trained.folder / "model.onnx", patches)
+    except ExportError as error:
+        return {"left_out": str(error), "tolerance": TOLERANCE}
+    return {"largest_difference": difference, "tolerance": TOLERANCE}
 
 
 def draw(

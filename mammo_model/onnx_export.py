@@ -41,5 +41,5 @@ def export_onnx(model: Any, path: Place, patches: NDArray[Any]) -> float:
         (theirs,) = session.run(None, {session.get_inputs()[0].name: patches})
         difference = float(np.abs(theirs - ours).max())
         if not difference <= TOLERANCE:
-            raise ExportError(f"{path}: its probabilities differ from the model's by up to {difference:.2g}")
+            raise ExportError(f"{path.name}: its probabilities differ from the model's by up to {difference:.2g}")
     return difference

@@ -66,7 +66,7 @@ def plan_epochs(
         "natural": counts,
         "over": np.full_like(counts, counts.max()),
         "under": np.full_like(counts, counts.min()),
-        # The first classes take what does not divide.
+        # The last classes take what does not divide.
         "balanced": np.diff(np.arange(len(counts) + 1) * len(targets) // len(counts)),
     }[sampling]
     groups: list[Group] = []

@@ -79,7 +79,8 @@ class TrainingSettings(BaseModel):
     precision: Precision = "auto"
     """Arithmetic of the layers (weights are float32 always): auto is mixed_float16 on a GPU, and float32 on a CPU."""
     xla: Literal["auto", "on", "off"] = "auto"
-    """Compile the network by XLA: auto on a GPU and with JAX, not with TensorFlow on a CPU, where it is slower."""
+    """Compile the network by XLA: auto on a GPU and with JAX, not with TensorFlow on a CPU, where it is slower. With TensorFlow, Keras does so only
+    without `rotation` and `shift`."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of the first weights, the dropout, the augmentation and the order of the patches."""
 

@@ -95,7 +95,7 @@ def train(
     A finished training is returned at once; one that was stopped goes on where it last saved its state, which it does after each epoch and, within
     one, each time that `save_seconds` have passed. On a CPU the same run and settings give the same model, stopped or not.
 
-    Raises TrainingError if a split is empty, the training patches are all of one class or not those that the settings ask for, the patches are too
+    Raises TrainingError if a split is empty, the patches of train or validation are all of one class, or the former not those that the settings ask for, the patches are too
     small for the architecture, or the loss was never a number.
     """
     trained = TrainedModel(model_id_of(run.run_id, settings), models_folder / model_id_of(run.run_id, settings))
@@ -147,17 +147,24 @@ def task_of(run: PublishedRun, settings: TrainingSettings) -> Task:
 
 
 def check_splits(run: PublishedRun, patches: pd.DataFrame, settings: TrainingSettings) -> None:
-    """Raises TrainingError unless every split has patches, and the train split more than one class."""
+    """Raises TrainingError unless every split has patches, and those that are learned from and chosen by more than one class."""
     for split in Split:
         if not (patches["split"] == split).any():
             raise TrainingError(
                 f"run {run.run_id} has no {split} patches: build a run with more patients, or a larger share for that split"
             )
-    targets = np.unique(settings.targets(patches.loc[patches["split"] == Split.TRAIN, "label"].to_numpy()))
-    if len(targets) == 1:
-        raise TrainingError(
-            f"run {run.run_id}: all train patches are {settings.classes[targets[0]]}, so there is nothing to tell apart"
-        )
+    for split, consequence in (
+        (Split.TRAIN, "there is nothing to tell apart"),
+        (
+            Split.VALIDATION,
+            "no model can be chosen by them; build a run with more patients, or a larger plan.validation",
+        ),
+    ):
+        targets = np.unique(settings.targets(patches.loc[patches["split"] == split, "label"].to_numpy()))
+        if len(targets) == 1:
+            raise TrainingError(
+                f"run {run.run_id}: all {split} patches are {settings.classes[targets[0]]}, so {consequence}"
+            )
 
 
 def class_weights(targets: NDArray[np.int64], settings: TrainingSettings) -> NDArray[np.float32]:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score
 
+from mammo_etl.lock import WorkspaceInUseError, locked
 from mammo_etl.reader import ReaderError, open_run
 from mammo_etl.settings import StoreSettings, digest
 from mammo_etl.store import create_patches, shard_ranges, write_shard
-from mammo_etl.workspace import Workspace
+from mammo_etl.workspace import DamagedFileError, Workspace
+from mammo_model.feed import START
 from mammo_model.progress import Progress
 from mammo_model.settings import TrainingSettings
 
@@ -147,7 +150,7 @@ def test_a_finished_run_is_whole(finished: Any) -> None:
     assert {name.split("/")[1] for name in logs} == {"train", "validation"}
     errors = finished.metrics["test_errors"]
     sheets = {f"figures/errors_{kind}.png" for kind, found in errors.items() if found}
-    assert files - logs - sheets - {"model.onnx"} == {
+    assert files - logs - sheets - {"model.onnx", "lock"} == {
         "model.keras",
         "history.csv",
         "predictions.parquet",
@@ -337,6 +340,7 @@ import os, signal, sys
 from pathlib import Path
 import numpy as np
 from mammo_etl.reader import open_run
+from mammo_model import course
 from mammo_model.progress import Progress
 from mammo_model.settings import TrainingSettings
 from mammo_model.training import train
@@ -361,8 +365,16 @@ def die_in_the_middle(path, **content):
     savez(path, **content)
 
 np.savez = die_in_the_middle
+validate = course.validate
+
+def die_in_validation(*given):
+    if where == "while validating" and epochs:
+        die()
+    return validate(*given)
+
+course.validate = die_in_validation
 progress = Progress(on_batch=on_batch, on_epoch=lambda epoch, *_: epochs.append(epoch))
-train(run, TrainingSettings.model_validate_json(settings), models, progress, save_seconds=0 if where == "in mid-epoch" else 1e9)
+train(run, TrainingSettings.model_validate_json(settings), models, progress, save_seconds=1e9 if where == "while saving" else 0)
 """
 
 # All that has a state of its own: random numbers, momentum, running means, metrics.
@@ -386,7 +398,10 @@ def straight(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return train(open_run(workspace), STATEFUL, tmp_path_factory.mktemp("straight"))
 
 
-@pytest.mark.parametrize(("where", "epochs", "batch"), [("while saving", [3], 1), ("in mid-epoch", [2, 3], 6)])
+@pytest.mark.parametrize(
+    ("where", "epochs", "batch"),
+    [("while saving", [3], 1), ("in mid-epoch", [2, 3], 6), ("while validating", [2, 3], 12)],
+)
 def test_killed_it_goes_on_as_if_it_had_not_been(
     workspace: Path, straight: Any, tmp_path: Path, where: str, epochs: list[int], batch: int
 ) -> None:
@@ -439,6 +454,84 @@ def test_a_missing_split_is_named(tmp_path: Path) -> None:
     publish(tmp_path, splits=("train", "validation"))
     with pytest.raises(TrainingError, match="no test patches"):
         train(open_run(tmp_path), SETTINGS, tmp_path / "models")
+
+
+def test_one_class_to_choose_by_is_refused(tmp_path: Path) -> None:
+    from mammo_model.training import TrainingError, train
+
+    publish(tmp_path)
+    path = tmp_path / "runs" / "tiny" / "patches.parquet"
+    table = pd.read_parquet(path)
+    table.loc[table["split"] == "validation", "label"] = 0
+    table.to_parquet(path)
+    with pytest.raises(TrainingError, match="all validation patches are Normal, so no model can be chosen by them"):
+        train(open_run(tmp_path), SETTINGS, tmp_path / "models")
+
+
+@pytest.mark.parametrize("damage", ["gone", "changed"])
+def test_a_damaged_shard_ends_a_training_in_a_sentence(tmp_path: Path, damage: str) -> None:
+    from mammo_model.training import train
+
+    publish(tmp_path)
+    shard = tmp_path / "runs" / "tiny" / "patches.zarr" / "c" / "0" / "0" / "0"
+    if damage == "gone":
+        shard.unlink()
+    else:
+        content = bytearray(shard.read_bytes())
+        content[:20000] = bytes(20000)
+        shard.write_bytes(content)
+    with pytest.raises(DamagedFileError, match="the patch store is damaged; `mammo verify` tells what is"):
+        train(open_run(tmp_path), SETTINGS, tmp_path / "models")
+
+
+def test_no_network_stays_behind(workspace: Path, tmp_path: Path) -> None:
+    import gc
+
+    import keras
+
+    from mammo_model.training import train
+
+    def alive() -> int:
+        gc.collect()
+        return sum(isinstance(thing, keras.Model) for thing in gc.get_objects())
+
+    before = alive()
+    train(open_run(workspace), SETTINGS.model_copy(update={"epochs": 1}), tmp_path)
+    assert alive() <= before
+
+
+def test_weights_of_classes_weigh_in_the_loss(workspace: Path) -> None:
+    from mammo_model.compiling import compiled
+    from mammo_model.course import validate
+    from mammo_model.training import task_of
+
+    task = replace(task_of(open_run(workspace), SETTINGS), weights=np.array([1, 2, 3, 4, 5], np.float32))
+    (patches, targets, weights), *_ = task.batches(START, 1)
+    np.testing.assert_array_equal(weights, task.weights[targets])
+    model = compiled(task, "float32")
+    answers = np.asarray(model.predict_on_batch(patches))
+    losses = -np.log(answers[np.arange(len(targets)), targets])
+    expected = (losses * (1 + targets)).mean()
+    assert float(model.compute_loss(None, targets, answers, weights, training=False)) == pytest.approx(
+        expected, rel=1e-5
+    )
+    assert validate(model, model, task)["val_loss"] == pytest.approx(
+        np.mean(
+            [-np.log(model.predict_on_batch(x)[range(len(y)), y]) * (1 + y) for x, y in task.validation.in_order()]
+        ),
+        rel=1e-4,
+    )
+
+
+def test_two_at_one_model_are_told(workspace: Path, finished: Any) -> None:
+    from mammo_model.model_run import train_and_evaluate
+    from mammo_model.training import model_id_of
+
+    settings = SETTINGS.model_copy(update={"seed": 9})
+    folder = workspace / "models" / model_id_of("tiny", settings)
+    folder.mkdir()
+    with locked(folder, "a training"), pytest.raises(WorkspaceInUseError):
+        train_and_evaluate(workspace, settings)
 
 
 def test_one_class_is_refused(tmp_path: Path) -> None:
