@@ -3,7 +3,10 @@
 import hashlib
 import json
 import re
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from mammo_etl.places import Place
@@ -92,6 +95,29 @@ def study_of(
         _check_same(studies / str(name), begun, basis)
     digest = hashlib.sha256(json.dumps(basis, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
     return Study(workspace, name or f"{run.run_id}-{digest[:12]}", run.run_id, training, tuning)
+
+
+def check_installed() -> None:
+    """Raises StudyError without Optuna, the extra that draws trials."""
+    if find_spec("optuna") is None:
+        raise StudyError("a study needs mammo's extra `tune`, as in pip install '.[tune]'")
+
+
+def ranked(trials: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Trials of a study.json, best first, whole ones before pruned ones."""
+    return sorted(trials, key=lambda trial: (trial["state"] == "pruned", -trial["value"], trial["number"]))
+
+
+def training_command(found: Mapping[str, Any], workspace: str) -> str:
+    """The command that trains a model under a study's best settings: all that differ from the defaults."""
+    settings = TrainingSettings.model_validate(found["best"]["settings"]).model_dump(mode="json", exclude_defaults=True)
+    chosen = [f"training.{name}={_toml(value)}" for name, value in settings.items()]
+    arguments = ["--workspace", workspace, "--run", found["run_id"]]
+    return shlex.join(["mammo", "train", *arguments, *(text for one in chosen for text in ("--set", one))])
+
+
+def _toml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _begun_path(folder: Place) -> Place:

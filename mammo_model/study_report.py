@@ -1,6 +1,5 @@
 """What a study came to: its tables, its page and study.json."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -17,7 +16,7 @@ from mammo_model import backend, study_figures
 from mammo_model.figures import save
 from mammo_model.report import embedded, page_environment
 from mammo_model.settings import TrainingSettings
-from mammo_model.studies import FORMAT_VERSION
+from mammo_model.studies import FORMAT_VERSION, ranked, training_command
 from mammo_model.tuning import LEAST_FOR_IMPORTANCES, Search, TrialResult, best_of
 from mammo_model.tuning_settings import TuningSettings
 
@@ -88,23 +87,11 @@ def draw(results: Sequence[TrialResult], importances: dict[str, float] | None, f
     return {name: save(figure, folder / f"{name}.png") for name, figure in drawn.items()}
 
 
-def training_command(found: Mapping[str, Any], workspace: str) -> str:
-    """The command that trains a model under a study's best settings: all that differ from the defaults."""
-    settings = TrainingSettings.model_validate(found["best"]["settings"]).model_dump(mode="json", exclude_defaults=True)
-    chosen = [f"training.{name}={_toml(value)}" for name, value in settings.items()]
-    arguments = ["--workspace", workspace, "--run", found["run_id"]]
-    return shlex.join(["mammo", "train", *arguments, *(text for one in chosen for text in ("--set", one))])
-
-
-def _toml(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
 def render(found: Mapping[str, Any], figures: Mapping[str, Place]) -> str:
     """The page of a study.json; it needs no other file."""
     environment = page_environment()
     environment.filters["short"] = lambda value: f"{value:.4g}"
-    trials = sorted(found["trials"], key=lambda trial: (trial["state"] == "pruned", -trial["value"], trial["number"]))
+    trials = ranked(found["trials"])
     return environment.get_template("study.html.j2").render(
         study=found,
         best=found["best"],
