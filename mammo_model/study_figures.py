@@ -188,6 +188,10 @@ class Scale:
             axes.set_xlim(-0.5, len(self.values) - 0.5)
         elif self.name in LOGARITHMIC:
             axes.set_xscale("log")
+            # Matplotlib's own marks run into each other where the range is less than a decade.
+            places = np.geomspace(self.values[0], self.values[-1], 3)
+            axes.set_xticks(places, [f"{place:.2g}" for place in places])
+            axes.set_xticks([], minor=True)
         else:
             axes.xaxis.set_major_locator(MaxNLocator(4))
 
