@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,14 @@ from test_cli import run as mammo
 from test_model_run import ROOT, StopError, publish, refuse
 
 from flows.clusters import ClusterSettings
+from flows.fan_out import GivenUp
 from flows.settings import load_settings
 from flows.tune_model import tune_model
 from flows.tune_summary import TuneSummary
 from mammo_etl.lock import WorkspaceInUseError, locked
 from mammo_etl.places import Place, place_of
 from mammo_etl.reader import PublishedRun, open_run
+from mammo_etl.records import Reason
 from mammo_etl.settings import SettingsError
 from mammo_etl.workspace import Workspace, write_bytes
 from mammo_model.progress import SILENT, Progress
@@ -422,17 +425,22 @@ def store(empty: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_a_study_on_an_object_store_is_what_it_is_on_a_disk(
     straight: TuneSummary, store: str, pretending: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop_in_trial_five(run: PublishedRun, settings: TrainingSettings, folder: Place, progress: Progress) -> None:
-        (stopped_in(1) if folder.name == "0005" else pretend)(run, settings, folder, progress)
+    began: list[str] = []
 
-    with monkeypatch.context() as patch:
-        patch.setattr("mammo_model.tuning.train", stop_in_trial_five)
-        with pytest.raises(StopError):
-            tune(store)
+    def stop_in_trial_five(run: PublishedRun, settings: TrainingSettings, folder: Place, progress: Progress) -> None:
+        began.append(folder.name)
+        (stopped_in(1) if folder.name == "0005" and began.count("0005") == 1 else pretend)(
+            run, settings, folder, progress
+        )
+
+    monkeypatch.setattr("mammo_model.tuning.train", stop_in_trial_five)
+    with pytest.raises(StopError):
+        tune(store)
     folder = study_of(place_of(store), TRAINING, TUNING).folder
     assert len((folder / "trials" / "0005" / "trial.json").read_text()) > 2
     found = tune(store)
     assert content(found) == content(straight)
+    assert began == [f"{number:04d}" for number in [*range(6), *range(5, 14)]]
     assert found.report == f"{folder}/study.html"
     assert not (folder / "trials").is_dir()
     assert (folder / "study.html").read_text().startswith("<!doctype html>")
@@ -500,6 +508,59 @@ def test_killed_in_a_real_training_it_ends_the_same_and_never_reads_the_test_spl
     assert untimed(resumed) == untimed(tune(other, REAL_TUNING, training=REAL))
 
 
+def windows(stop_at: int) -> Callable[..., Iterator[tuple[str, Any]]]:
+    """In place of `fan_out`: three trials are under way at a time, and the one that began last ends first; stops before the end of so many."""
+
+    def fan_out(_: Any, function: Any, items: Iterator[tuple[str, Any]], **__: Any) -> Iterator[tuple[str, Any]]:
+        ended = 0
+        while window := list(itertools.islice(items, 3)):
+            for name, item in reversed(window):
+                if ended == stop_at:
+                    raise StopError
+                ended += 1
+                yield name, function(item)
+
+    return fan_out
+
+
+def test_trials_that_end_in_another_order_keep_their_numbers_and_parameters(
+    straight: TuneSummary, workspace: Path, pretending: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.tune_model.open_client", lambda _: nullcontext())
+    monkeypatch.setattr("flows.tune_model.worker_limits", lambda _: [])
+    tuning = TUNING.model_copy(update={"trials": 8, "parallel": True})
+    study = study_of(workspace, TRAINING, tuning)
+    monkeypatch.setattr("flows.fan_out.fan_out", windows(4))
+    with pytest.raises(StopError):
+        tune(workspace, tuning)
+    begun = {number: json.loads((study.trial_folder(number) / "trial.json").read_text()) for number in (3, 4)}
+    monkeypatch.setattr("flows.fan_out.fan_out", windows(99))
+    found = tune(workspace, tuning)
+    assert [trial["number"] for trial in found.trials] == list(range(8))
+    assert {trial["state"] for trial in found.trials} == {"complete"}, "none is pruned"
+    for number, parameters in begun.items():
+        assert found.trials[number]["params"] == parameters
+    # What is drawn at random follows from the seed whatever has ended.
+    assert [trial["params"] for trial in found.trials[:3]] == [trial["params"] for trial in straight.trials[:3]]
+    for trial in found.trials:
+        settings = TRAINING.model_copy(update=trial["params"])
+        assert trial["value"] == score(settings, TRAINING.epochs)
+
+
+def test_a_trial_that_kills_its_worker_ends_the_study_by_name(
+    workspace: Path, pretending: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def give_up(*_: Any, **__: Any) -> Iterator[tuple[str, GivenUp]]:
+        yield "trial 0", GivenUp(Reason.WORKER_DIED, "it killed its worker repeatedly")
+
+    monkeypatch.setattr("flows.tune_model.open_client", lambda _: nullcontext())
+    monkeypatch.setattr("flows.tune_model.worker_limits", lambda _: [])
+    monkeypatch.setattr("flows.fan_out.fan_out", give_up)
+    with pytest.raises(StudyError, match="trial 0: it killed its worker repeatedly"):
+        tune(workspace, TUNING.model_copy(update={"parallel": True}))
+
+
+@pytest.mark.slow
 def test_trials_over_a_cluster_are_what_they_are_here(
     workspace: Path, cluster: ClusterSettings, tmp_path: Path
 ) -> None:
