@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flows.signals import code_of_signal, ended_by_sigterm
-from flows.summary_tables import show_architectures, show_build, show_scores, show_training
+from flows.summary_tables import show_architectures, show_build, show_scores, show_study, show_training
 from mammo_etl.files import SourceFileError
 from mammo_etl.inventory import InventoryError, list_sources
 from mammo_etl.lock import WorkspaceInUseError, locked
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from flows.build_summary import BuildSummary
     from flows.score_scans import ScoreSummary
     from flows.train_model import TrainSummary
+    from flows.tune_summary import TuneSummary
     from mammo_etl.inspection import Inspection
     from mammo_etl.settings import BuildSettings
 
@@ -324,6 +325,49 @@ def _train(workspace: Place, run: str | None, settings: Path | None, overrides: 
     try:
         return train_model(shown(workspace), job.training, run)
     except TrainingError as error:
+        raise RunError(str(error)) from error
+
+
+@app.command()
+def tune(
+    workspace: BuiltWorkspaceOption,
+    run: Annotated[str | None, typer.Option(help="Dataset run; the published one by default.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Trainings in all, those already done included.")] = None,
+    study: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Name of the study; by default it has that of its run and settings."),
+    ] = None,
+    settings: SettingsOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Look for better settings of a training, by the validation split."""
+    overrides = [*(set_ or []), *([f"tuning.trials={trials}"] if trials is not None else [])]
+    show_study(_tune(place_of(workspace), run, study, settings, overrides), console)
+
+
+def _tune(
+    workspace: Place, run: str | None, name: str | None, settings: Path | None, overrides: list[str]
+) -> "TuneSummary":
+    from flows.settings import load_settings
+    from flows.tune_summary import TuneSummary
+    from mammo_model.studies import StudyError, check_installed, study_of
+
+    job = load_settings(settings, overrides)
+    try:
+        study = study_of(workspace.absolute(), job.training, job.tuning, run, name)
+        result = study.result()
+        if result is not None:
+            return TuneSummary.of(study, result, False, [])
+        check_installed()
+    except StudyError as error:
+        raise UsageError(str(error)) from error
+    from flows.tune_model import tune_model
+    from mammo_model.training import TrainingError
+
+    _prepare_prefect(StudyError, TrainingError)
+    try:
+        return tune_model(shown(workspace), job.training, job.tuning, study.run_id, name, job.cluster)
+    except (StudyError, TrainingError) as error:
         raise RunError(str(error)) from error
 
 

@@ -1,4 +1,4 @@
-"""One settings file for the whole job: the stages of a build, the cluster, and training."""
+"""One settings file for the whole job: the stages of a build, the cluster, training, and the search for its settings."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ from mammo_etl.presets import preset_values
 from mammo_etl.settings import BuildSettings, laid_over, read_toml, validated, with_overrides
 from mammo_model.scoring_settings import ScoringSettings
 from mammo_model.settings import TrainingSettings
+from mammo_model.tuning_settings import TuningSettings
 
 
 class JobSettings(BuildSettings):
@@ -18,6 +19,8 @@ class JobSettings(BuildSettings):
     """The model and how it is trained."""
     scoring: ScoringSettings = ScoringSettings()
     """How whole films are scored."""
+    tuning: TuningSettings = TuningSettings()
+    """What a study tunes of that, and how."""
 
     @property
     def build(self) -> BuildSettings:

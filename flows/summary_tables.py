@@ -1,17 +1,20 @@
-"""What commands print of builds and trainings."""
+"""What commands print of builds, trainings and studies."""
 
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
+from flows.tune_summary import SHOWN
 from mammo_etl.records import REASONS, Reason
+from mammo_model.studies import ranked
 
 if TYPE_CHECKING:
     from flows.build_summary import BuildSummary
     from flows.compare_architectures import ComparisonSummary
     from flows.score_scans import ScoreSummary
     from flows.train_model import TrainSummary
+    from flows.tune_summary import TuneSummary
 
 PHANTOMS = "on phantoms: these figures prove that the plumbing works, they say nothing about medicine."
 """Stands beside every figure of a model that knows phantoms only, after what was done on them."""
@@ -52,6 +55,27 @@ def show_training(summary: "TrainSummary", console: Console) -> None:
         console.print(f"Trained {PHANTOMS}")
     if not summary.new:
         console.print("Nothing has changed: this model was there already.")
+    console.print(f"Report: {summary.report}", soft_wrap=True, markup=False, highlight=False)
+
+
+def show_study(summary: "TuneSummary", console: Console) -> None:
+    """Prints the best trials, and the command that trains a model under the best settings."""
+    best = ranked(summary.trials)[:SHOWN]
+    names = [f"trial {trial['number']}{', pruned' if trial['state'] == 'pruned' else ''}" for trial in best]
+    title = f"Study {summary.study_id}: {len(summary.trials)} trials, best first"
+    table = Table("on the validation split", *names, title=title)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    table.add_row("macro F1", *(shown_figure(trial["value"]) for trial in best))
+    table.add_row("epochs", *(str(trial["epochs"]) for trial in best), end_section=True)
+    for name in summary.best["params"]:
+        table.add_row(name, *(f"{trial['params'][name]:.4g}" for trial in best))
+    console.print(table)
+    if summary.phantom:
+        console.print(f"Tuned {PHANTOMS}")
+    if not summary.new:
+        console.print("Nothing has changed: this study has as many trials already.")
+    console.print(f"Train the best: {summary.command}", soft_wrap=True, markup=False, highlight=False)
     console.print(f"Report: {summary.report}", soft_wrap=True, markup=False, highlight=False)
 
 

@@ -1,7 +1,7 @@
 """What a workspace holds that no kept run or model needs.
 
 A run needs the films that it lists, cleaned and searched under its settings: without them it can be read, but not mended, nor verified against
-its sources. A model needs its run. The published run and every model are kept whatever is asked.
+its sources. A model needs its run, and so does a study. The published run, every model and every study are kept whatever is asked.
 """
 
 from collections.abc import Iterable, Iterator
@@ -42,8 +42,8 @@ class Garbage:
 def find_garbage(workspace: Place, keep: int | None = None) -> Iterator[Garbage]:
     """What can go, while no build is at work (see `mammo_etl.lock`).
 
-    Of the finished runs all stay, or the `keep` newest, besides the published one and those of models. Raises ReaderError if what is kept cannot be
-    known: a kept run is damaged or of a newer format, or `current.json` is damaged.
+    Of the finished runs all stay, or the `keep` newest, besides the published one and those of models and studies. Raises ReaderError if what is
+    kept cannot be known: a kept run is damaged or of a newer format, or `current.json` is damaged.
     """
     places = Workspace(workspace)
     manifests = {path.name: read_manifest(path / "manifest.json") for path in entries(places.runs)}
@@ -97,6 +97,10 @@ def _kept_runs(places: Workspace, finished: dict[str, dict[str, Any]], keep: int
         manifest = read_json(model / "manifest.json")
         # A training under way has no manifest yet; its model's name begins with that of its run.
         kept |= {manifest["run_id"]} if manifest else {name for name in finished if model.name.startswith(f"{name}-")}
+    for study in entries(places.studies):
+        # Written before its first trial.
+        begun = read_json(study / "tuning.json")
+        kept |= {begun["run_id"]} if begun else set()
     return kept
 
 

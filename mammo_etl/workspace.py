@@ -5,6 +5,7 @@ WORKSPACE/
   candidates/<digest>/<image_id>.json            places for patches, shared by runs
   runs/<run_id>/                                 one dataset run
   models/<model_id>/                             one model run
+  studies/<study_id>/                            one search for better settings of a training
   catalog.parquet                                one row per run and per model
   rejects.parquet                                what the latest build left out, also where it failed for it
   current.json                                   the published run
@@ -65,6 +66,11 @@ class Workspace:
     def models(self) -> Place:
         """Folder of model runs."""
         return self.root / "models"
+
+    @property
+    def studies(self) -> Place:
+        """Folder of studies."""
+        return self.root / "studies"
 
     def images(self, digest: str) -> Place:
         """Folder of the films cleaned under settings with that digest."""

@@ -1,5 +1,7 @@
 """The networks by name."""
 
+import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +68,9 @@ def build_network(size: int, settings: TrainingSettings, dtype: DTypeLike = np.u
     batch normalisation it follows each convolution and the dense layer; with dropout it follows each block and the dense layer. Grey levels,
     of all that `dtype` (uint8 or uint16) can hold, are scaled to 0..1 inside the model, so that what is stored is what it takes.
 
+    Every layer has a seed of its own from the settings' seed: Keras would draw them from Python's `random`, whose state is the whole process's,
+    and Dask's and Prefect's threads draw from it meanwhile.
+
     The one for `training` has the augmentation of the settings behind its input; its weights are those of the one without.
 
     The seed flattened the last block's maps. At 256 pixels, width 32 and four blocks that alone would be 8.4 million weights, seven times all
@@ -76,54 +81,70 @@ def build_network(size: int, settings: TrainingSettings, dtype: DTypeLike = np.u
     Raises ValueError if `size` is less than `least_size`.
     """
     architecture = ARCHITECTURES[settings.architecture]
+    seeds = seeds_from(settings.seed)
     if size < least_size(settings):
         raise ValueError(f"patches of {size} pixels cannot be halved {architecture.blocks} times")
     patches = keras.Input((size, size, 1), dtype=np.dtype(dtype).name, name="patches")
     # float32 here and at the end whatever the precision: float16 is too coarse for 16 bits, and has too few small numbers for probabilities.
     x = layers.Rescaling(1 / np.iinfo(dtype).max, dtype="float32", name="scale")(patches)
     if training:
-        x = augmented(x, settings)
+        x = augmented(x, settings, seeds)
     block = _residual_block if architecture.residual else _vgg_block
     rates = dropout_rates(architecture.blocks, settings.dropout if architecture.dropout else 0.0)
     for number, rate in enumerate(rates):
-        x = block(x, settings.width * 2**number, architecture)
+        x = block(x, settings.width * 2**number, architecture, seeds)
         x = layers.MaxPooling2D()(x)
-        x = layers.Dropout(rate)(x) if rate else x
+        x = layers.Dropout(rate, seed=next(seeds))(x) if rate else x
     x = layers.Concatenate()([layers.GlobalAveragePooling2D()(x), layers.GlobalMaxPooling2D()(x)])
     x = _normalised(
         layers.Dense(
             DENSE_UNITS,
             activation="relu",
-            kernel_initializer="he_uniform",
+            kernel_initializer=keras.initializers.HeUniform(next(seeds)),
             kernel_regularizer=_regulariser(architecture),
         )(x),
         architecture,
     )
-    x = layers.Dropout(rates[-1])(x) if rates[-1] else x
-    probabilities = layers.Dense(len(settings.classes), activation="softmax", dtype="float32", name="probabilities")(x)
+    x = layers.Dropout(rates[-1], seed=next(seeds))(x) if rates[-1] else x
+    probabilities = layers.Dense(
+        len(settings.classes),
+        activation="softmax",
+        kernel_initializer=keras.initializers.GlorotUniform(next(seeds)),
+        dtype="float32",
+        name="probabilities",
+    )(x)
     return keras.Model(patches, probabilities, name="patch_classifier")
 
 
-def _vgg_block(x: Any, filters: int, architecture: Architecture) -> Any:
+def seeds_from(seed: int) -> Iterator[int]:
+    """Seeds of layers, as many as are asked for."""
+    rng = random.Random(seed)
+    while True:
+        yield rng.randint(1, 10**9)
+
+
+def _vgg_block(x: Any, filters: int, architecture: Architecture, seeds: Iterator[int]) -> Any:
     for _ in range(2):
-        x = _normalised(_convolution(filters, architecture, activation="relu")(x), architecture)
+        x = _normalised(_convolution(filters, architecture, seeds, activation="relu")(x), architecture)
     return x
 
 
-def _residual_block(x: Any, filters: int, architecture: Architecture) -> Any:
-    shortcut = _normalised(_convolution(filters, architecture, kernel=1)(x), architecture)
-    x = layers.ReLU()(_normalised(_convolution(filters, architecture)(x), architecture))
-    x = _normalised(_convolution(filters, architecture)(x), architecture)
+def _residual_block(x: Any, filters: int, architecture: Architecture, seeds: Iterator[int]) -> Any:
+    shortcut = _normalised(_convolution(filters, architecture, seeds, kernel=1)(x), architecture)
+    x = layers.ReLU()(_normalised(_convolution(filters, architecture, seeds)(x), architecture))
+    x = _normalised(_convolution(filters, architecture, seeds)(x), architecture)
     return layers.ReLU()(layers.Add()([x, shortcut]))
 
 
-def _convolution(filters: int, architecture: Architecture, kernel: int = 3, activation: str | None = None) -> Any:
+def _convolution(
+    filters: int, architecture: Architecture, seeds: Iterator[int], kernel: int = 3, activation: str | None = None
+) -> Any:
     return layers.Conv2D(
         filters,
         kernel,
         padding="same",
         activation=activation,
-        kernel_initializer="he_uniform",
+        kernel_initializer=keras.initializers.HeUniform(next(seeds)),
         kernel_regularizer=_regulariser(architecture),
     )
 

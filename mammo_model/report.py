@@ -52,14 +52,7 @@ def render(
 
     It needs no other file; links to films and to the dataset run's page work where it lies in its workspace.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("mammo_model"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["share"] = _share
+    environment = page_environment()
     environment.filters["interval"] = _interval
     environment.filters["film"] = lambda image_id: f"../../{manifest['cleaned_films']}/{quote(image_id)}.png"
     test = metrics["splits"][Split.TEST.value]
@@ -77,8 +70,26 @@ def render(
         data=data_table(patches),
         shared_patients=shared_patients(patches),
         errors=ERRORS,
-        figures={name: base64.b64encode(path.read_bytes()).decode("ascii") for name, path in figures.items()},
+        figures=embedded(figures),
     )
+
+
+def page_environment() -> jinja2.Environment:
+    """The templates of pages, with the filter `share` for figures."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("mammo_model"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["share"] = _share
+    return environment
+
+
+def embedded(figures: Mapping[str, Place]) -> dict[str, str]:
+    """Pictures as a page holds them."""
+    return {name: base64.b64encode(path.read_bytes()).decode("ascii") for name, path in figures.items()}
 
 
 def data_table(patches: pd.DataFrame) -> list[dict[str, Any]]:

@@ -32,6 +32,10 @@ class TrainingError(Exception):
     """A run or settings that no model can be trained with, in one sentence."""
 
 
+class DivergedError(TrainingError):
+    """A training whose loss on the validation split was never a number."""
+
+
 @dataclass(frozen=True, slots=True)
 class TrainedModel:
     """A finished training."""
@@ -96,7 +100,7 @@ def train(
     one, each time that `save_seconds` have passed. On a CPU the same run and settings give the same model, stopped or not.
 
     Raises TrainingError if a split is empty, the patches of train or validation are all of one class, or the former not those that the settings ask for, the patches are too
-    small for the architecture, or the loss was never a number.
+    small for the architecture, and DivergedError if the loss was never a number.
     """
     trained = TrainedModel(model_id_of(run.run_id, settings), models_folder / model_id_of(run.run_id, settings))
     checkpoints = Checkpoints(trained.folder / "checkpoints", trained.history_path)
@@ -119,7 +123,7 @@ def train(
     rows = course.follow(backend.tensorboard(trained.folder / "logs") if isinstance(trained.folder, Path) else [])
     best = checkpoints.best_path(rows)
     if best is None:
-        raise TrainingError(
+        raise DivergedError(
             f"run {run.run_id}: the validation loss was never a number; try a learning rate below {settings.learning_rate}"
         )
     move(best, trained.model_path)

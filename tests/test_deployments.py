@@ -213,15 +213,16 @@ def test_the_deployments_are_as_prefect_yaml_says(prefect: Prefect) -> None:
     reprocess = prefect.deployment("build-dataset/reprocess")
     adhoc = prefect.deployment("train-model/adhoc")
     bulk = prefect.deployment("score-scans/bulk")
-    pools = [deployment["work_pool_name"] for deployment in (nightly, reprocess, adhoc, bulk)]
-    assert pools == ["mammo-etl", "mammo-etl", "mammo-train", "mammo-etl"]
+    tune = prefect.deployment("tune-model/tune-model")
+    pools = [deployment["work_pool_name"] for deployment in (nightly, reprocess, adhoc, bulk, tune)]
+    assert pools == ["mammo-etl", "mammo-etl", "mammo-train", "mammo-etl", "mammo-train"]
     [schedule] = nightly["schedules"]
     assert schedule["active"]
     assert schedule["schedule"]["cron"] == "0 2 * * *"
     assert schedule["schedule"]["timezone"] == "UTC"
-    assert reprocess["schedules"] == adhoc["schedules"] == bulk["schedules"] == []
+    assert reprocess["schedules"] == adhoc["schedules"] == bulk["schedules"] == tune["schedules"] == []
     assert bulk["parameter_openapi_schema"]["required"] == ["scans", "workspace", "out"]
-    for deployment in (nightly, reprocess, adhoc, bulk):
+    for deployment in (nightly, reprocess, adhoc, bulk, tune):
         assert deployment["description"]
         assert "mammo" in deployment["tags"]
         # Nothing is fetched before a run: the flow is imported from the installed package.

@@ -28,6 +28,9 @@ from mammo_etl.plan import PlanError
 from mammo_etl.reader import ReaderError, open_run
 from mammo_etl.settings import BuildSettings, SourceSettings, StoreSettings, validated
 from mammo_etl.workspace import read_json, write_bytes, write_json
+from mammo_model.settings import TrainingSettings
+from mammo_model.studies import Study
+from mammo_model.tuning_settings import TuningSettings
 
 SETTINGS = {
     "patches": {"size": 64, "stride": 32, "normals_per_film": 8, "min_distance": 16},
@@ -200,6 +203,12 @@ def test_nothing_is_removed_that_a_run_needs(
     (workspace / "models" / f"{first}-0123456789ab").mkdir(parents=True)
     assert garbage_of(workspace, keep=0) == {}, "a training is under way"
     (workspace / "models" / f"{first}-0123456789ab").rmdir()
+    # Under way or not, and whatever it is called.
+    study = Study(workspace, "mine", first, TrainingSettings(), TuningSettings())
+    study.begin()
+    (study.trial_folder(3)).mkdir(parents=True)
+    assert garbage_of(workspace, keep=0) == {}, "a study needs its run"
+    shutil.rmtree(study.folder)
     assert garbage_of(workspace, keep=2) == {}
     assert (
         garbage_of(workspace, keep=1) == garbage_of(workspace, keep=0) == {Kind.OLD_RUN: 1, Kind.CANDIDATES: len(old)}

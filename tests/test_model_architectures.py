@@ -1,5 +1,7 @@
 """The networks, and what stands before and behind them in training."""
 
+import itertools
+import random
 from typing import Any
 
 import numpy as np
@@ -95,7 +97,7 @@ def test_flips_and_quarter_turns_are_all_eight_and_nothing_else() -> None:
 
     inputs = keras.Input((5, 5, 1))
     settings = TrainingSettings(rotation=0, shift=0, contrast=0)
-    layer = keras.Model(inputs, augmented(inputs, settings))
+    layer = keras.Model(inputs, augmented(inputs, settings, itertools.count(1)))
     patch = np.random.default_rng(0).random((5, 5), np.float32)
     seen = np.asarray(layer(np.repeat(patch[None, ..., None], 400, 0), training=True))[..., 0]
     turned = [np.rot90(image, turns) for image in (patch, patch.T) for turns in range(4)]
@@ -114,7 +116,7 @@ def test_a_random_change_changes_each_patch_in_another_way(change: str) -> None:
     none = {"flips": False, "rotation": 0, "shift": 0, "contrast": 0}
     settings = TrainingSettings.model_validate({**none, change: getattr(TrainingSettings(), change)})
     inputs = keras.Input((32, 32, 1))
-    layer = keras.Model(inputs, augmented(inputs, settings))
+    layer = keras.Model(inputs, augmented(inputs, settings, itertools.count(1)))
     patch = np.linspace(0.3, 0.7, 32 * 32, dtype=np.float32).reshape(32, 32)
     seen = np.asarray(layer(np.repeat(patch[None, ..., None], 8, 0), training=True))
     assert len(np.unique(seen.reshape(8, -1), axis=0)) == 8
@@ -171,3 +173,19 @@ def test_class_weights_are_scikit_learns() -> None:
     # n / (classes there * patches of the class).
     weights = class_weights(targets, TrainingSettings(class_weights="balanced"))
     assert weights == pytest.approx([10 / 18, 10 / 9, 1, 10 / 3, 1])
+
+
+@pytest.mark.parametrize("name", ["vgg3-dropout", "resnet"])
+def test_what_other_threads_draw_changes_no_network(name: ArchitectureName) -> None:
+    from mammo_model.architectures import build_network
+
+    settings = TrainingSettings(architecture=name, width=2, seed=3)
+    networks = []
+    for state in (0, 1):
+        random.seed(state)
+        networks.append(build_network(32, settings, training=True))
+    # States of random numbers are among the variables.
+    for ours, theirs in zip(*(network.variables for network in networks), strict=True):
+        np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs), err_msg=ours.path)
+    other = build_network(32, settings.model_copy(update={"seed": 4}), training=True)
+    assert any((np.asarray(a) != np.asarray(b)).any() for a, b in zip(other.weights, networks[0].weights, strict=True))
