@@ -36,6 +36,8 @@ class ComparisonSummary(BaseModel):
     results: list[dict[str, Any]]
     """Rows of the table: architecture, model_id, parameters, epochs, best_epoch, seconds, and each figure of the validation and the test
     split with its 95% interval by patient, in the order of training."""
+    diverged: list[str]
+    """Architectures whose loss was never a number: they are neither in the table nor in the figure."""
     phantom: bool
     timings: list[dict[str, Any]]
 
@@ -55,16 +57,24 @@ def compare_architectures(
 ) -> ComparisonSummary:
     """Trains each architecture under the same settings on a dataset run (the published one, if none is named), and draws how they learned.
 
-    Each is an ordinary model run: one that is finished is not done again, and one that was stopped goes on.
+    Each is an ordinary model run: one that is finished is not done again, and one that was stopped goes on. The rest go on without one that diverges.
     """
+    from mammo_model.training import DivergedError
+
     stages = Stages()
     place = place_of(workspace).absolute()
     # What is published meanwhile is another run.
     run_id = open_run(place, run_id).run_id
     runs: dict[str, ModelRun] = {}
+    diverged: list[str] = []
     for architecture in architectures:
         of_this = settings.model_copy(update={"architecture": architecture})
-        runs[architecture] = step(f"train and evaluate {architecture}", train, place, of_this, run_id, stages)
+        try:
+            runs[architecture] = step(f"train and evaluate {architecture}", train, place, of_this, run_id, stages)
+        except DivergedError:
+            diverged.append(architecture)
+            if len(diverged) == len(architectures):
+                raise
     folder = comparison_folder(place, runs)
     results = [_row(name, run) for name, run in runs.items()]
     catalog.write_table(folder / "results.parquet", pa.Table.from_pylist(results))
@@ -76,6 +86,7 @@ def compare_architectures(
         folder=shown(folder),
         figure=shown(folder / "learning.png"),
         results=results,
+        diverged=diverged,
         phantom=any(run.manifest["phantom"] for run in runs.values()),
         timings=stages.timings,
     )

@@ -88,6 +88,8 @@ def show_architectures(summary: "ComparisonSummary", console: Console) -> None:
         figures = (shown_figure(row[f"test_{name}"]) for name in ("accuracy", "balanced_accuracy", "macro_f1"))
         table.add_row(row["architecture"], f"{row['parameters']:,}", str(row["epochs"]), *figures)
     console.print(table)
+    for name in summary.diverged:
+        console.print(f"left out: {name}, whose loss was never a number; try a lower training.learning_rate")
     if summary.phantom:
         console.print(f"Trained {PHANTOMS}")
     console.print(f"How each learned: {summary.figure}", soft_wrap=True, markup=False, highlight=False)

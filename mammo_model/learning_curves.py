@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -38,6 +39,7 @@ def curves_figure(histories: Mapping[str, pd.DataFrame], kept: Mapping[str, int]
 
 
 def _usual_loss(histories: Any) -> float:
-    """Twice the 90th percentile of all losses, or the largest if that is less."""
+    """Twice the 90th percentile of all losses that are numbers, or the largest if that is less."""
     losses = pd.concat([history[column] for history in histories for column in ("loss", "val_loss")])
+    losses = losses[np.isfinite(losses)]
     return float(min(losses.max(), 2 * losses.quantile(0.9)))

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -46,6 +47,24 @@ def test_each_is_a_model_run_of_its_own_and_all_are_in_table_and_figure(
     assert (again.folder, again.results) == (found.folder, found.results)
 
 
+def test_the_others_go_on_without_one_that_diverges(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mammo_model.training import DivergedError
+
+    def train(place: Any, settings: TrainingSettings, *given: Any) -> Any:
+        if settings.architecture == "vgg2":
+            raise DivergedError("the validation loss was never a number")
+        return real(place, settings, *given)
+
+    real = comparison.train
+    monkeypatch.setattr(comparison, "train", train)
+    found = comparison.compare_architectures.fn(workspace, SETTINGS, None, ("vgg1", "vgg2"))
+    assert found.diverged == ["vgg2"]
+    assert [row["architecture"] for row in found.results] == ["vgg1"]
+    assert cv2.imread(str(found.figure)) is not None
+    with pytest.raises(DivergedError):
+        comparison.compare_architectures.fn(workspace, SETTINGS, None, ("vgg2",))
+
+
 def test_the_default_is_the_seed_works_seven() -> None:
     assert SEED_STEPS == (
         "vgg1",
@@ -66,7 +85,7 @@ def test_the_figure_holds_train_and_validation_of_each() -> None:
         {
             "epoch": [1, 2],
             "loss": [2.0, 1.0],
-            "val_loss": [2.5, 50.0],
+            "val_loss": [2.5, np.inf],
             "accuracy": [0.3, 0.6],
             "val_accuracy": [0.2, 0.4],
         }
