@@ -1,0 +1,57 @@
+"""Whether a network that has learned nothing true scores at chance: labels dealt out anew for training, the true ones for the test.
+
+    python tests/experiments/shuffled_labels.py WORKSPACE [--permutations 3]
+
+On the published run of WORKSPACE, best that of phantoms.py, permutes the labels among the patches of the train and validation splits, trains the network of phantoms.py for EPOCHS
+epochs, and tests it on the test split, whose labels are as they were; all of it for several permutations. Where the balanced accuracy over five classes is not about 0.2,
+labels reach the answers by another way than through training.
+
+Each permutation has a 95% interval by patient of the test split. That knows nothing of the chance that lies in the permutation itself: a network that answers by some trait of no
+meaning, as brightness, is by luck better or worse than chance. So look at all permutations.
+
+It does not find patients or overlapping patches that are in two splits: the labels that would give these away are permuted too. The report of a run counts those.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from changed_run import changed, permuted_labels
+from phantoms import SETTINGS
+from tables import as_table, shown
+
+from flows.settings import load_settings
+from mammo_etl.reader import open_run
+from mammo_etl.records import Split
+from mammo_model.classification import metrics_of
+from mammo_model.evaluation import predict
+from mammo_model.training import train
+
+EPOCHS = 2
+"""Epochs of each training: a third of those of phantoms.py, which has learned most by then."""
+
+
+def main() -> None:
+    """Prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("workspace", type=Path)
+    parser.add_argument("--permutations", type=int, default=3)
+    arguments = parser.parse_args()
+    run = open_run(arguments.workspace)
+    rows = [["permutation", "balanced accuracy", "accuracy", "answers of each class"]]
+    values = []
+    for seed in range(arguments.permutations):
+        settings = load_settings(None, [*SETTINGS, f"training.epochs={EPOCHS}", f"training.seed={seed}"]).training
+        permuted = changed(run, f"permuted-{seed}", label=permuted_labels(run.patches(), seed))
+        trained = train(permuted, settings, arguments.workspace / "experiments")
+        predictions = predict(permuted, settings, trained)
+        test = metrics_of(predictions[predictions["split"] == Split.TEST], settings.classes)
+        answers = ", ".join(str(entry["predicted"]) for entry in test["per_class"])
+        rows.append([str(seed), shown(test["balanced_accuracy"]), shown(test["accuracy"]), answers])
+        values.append(test["balanced_accuracy"]["value"])
+    print(as_table(rows))
+    print(f"\nMean balanced accuracy {np.mean(values):.3f}; chance is 0.200.")
+
+
+if __name__ == "__main__":
+    main()
