@@ -1,15 +1,15 @@
-"""Whether a network that has learned nothing true scores at chance: labels dealt out anew for training, the true ones for the test.
+"""Whether a network that was taught nothing true scores at chance: labels dealt out anew for training, the true ones for the test.
 
     python tests/experiments/shuffled_labels.py WORKSPACE [--permutations 3]
 
-On the published run of WORKSPACE, best that of phantoms.py, permutes the labels among the patches of the train and validation splits, trains the network of phantoms.py for EPOCHS
-epochs, and tests it on the test split, whose labels are as they were; all of it for several permutations. Where the balanced accuracy over five classes is not about 0.2,
-labels reach the answers by another way than through training.
+WORKSPACE is that of phantoms.py. The labels of its run are permuted among the patches of the train and validation splits, and the network of phantoms.py is
+trained on them for two epochs; the test split keeps its own. All of it is done for several permutations. If the balanced accuracy over the five classes is
+not about 0.2, labels reach the answers by another way than through training.
 
-Each permutation has a 95% interval by patient of the test split. That knows nothing of the chance that lies in the permutation itself: a network that answers by some trait of no
-meaning, as brightness, is by luck better or worse than chance. So look at all permutations.
+Each permutation has a 95% interval by patient of the test split. It does not cover the chance in the permutation itself: a network that answers by a trait
+without a meaning, as brightness, is by luck better or worse than chance. So look at all permutations.
 
-It does not find patients or overlapping patches that are in two splits: the labels that would give these away are permuted too. The report of a run counts those.
+Patients or overlapping patches that are in two splits are not found by this, since their labels were permuted too: a run's report counts these.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from mammo_model.evaluation import predict
 from mammo_model.training import train
 
 EPOCHS = 2
-"""Epochs of each training: a third of those of phantoms.py, which has learned most by then."""
+"""Epochs of each training, a third of those of phantoms.py."""
 
 
 def main() -> None:
