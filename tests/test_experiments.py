@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from chance import by_naming, share_as_high
 from changed_run import changed, permuted_labels
 from folds import FOLDS, folds_of, split_by_fold
 
@@ -63,3 +64,18 @@ def test_a_changed_run_has_the_pixels_of_its_run(tmp_path: Path, monkeypatch: py
     assert (other.run_id, other.folder) == ("run-1-other", tmp_path)
     assert (other.patches()["label"] == 0).all()
     assert table["label"].any()
+
+
+def test_all_ways_to_name_the_answers_are_chance_together() -> None:
+    confusion = np.random.default_rng(0).integers(1, 100, (5, 5))
+    scores = by_naming(confusion)
+    assert len(scores) == 120
+    assert scores.mean() == pytest.approx(0.2)
+    assert scores[0] == pytest.approx((np.diag(confusion) / confusion.sum(1)).mean())
+
+
+def test_answers_that_are_true_fit_one_naming_only() -> None:
+    right = np.diag([10, 20, 30, 40, 50])
+    assert share_as_high(by_naming(right)) == pytest.approx(1 / 120)
+    always_one = np.outer([10, 20, 30, 40, 50], [1, 0, 0, 0, 0])
+    assert share_as_high(by_naming(always_one)) == 1

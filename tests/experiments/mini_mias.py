@@ -8,7 +8,7 @@ be. Each fold is tested once; the next one is for validation, by which the epoch
 are for training. The answers for all folds are pooled; intervals are 95%, by bootstrap over women.
 
 majority: the most frequent class, always. histogram: logistic regression on the patch's grey-level histogram, standardised, with balanced class weights.
-network: vgg4-dropout-bn at width 8, 15 epochs. Each answers twice, with five classes and with two.
+network: vgg4-dropout-bn at width 8, 12 epochs. Each answers twice, with five classes and with two.
 
 A class that fewer than five women have is missing in some folds, and of so few women the intervals tell how little is known.
 """
@@ -46,7 +46,7 @@ SETTINGS = [
     # Normal patches are the most in each fold, so that the majority is the same class in all.
     "plan.normal_share=0.6",
     "training.width=8",
-    "training.epochs=15",
+    "training.epochs=12",
     "training.patience=0",
     "training.batch_size=32",
     "training.learning_rate=0.002",
