@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from changed_run import changed
+from figure_table import as_table, shown
 from folds import FOLDS, folds_of, split_by_fold
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import recall_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from tables import as_table, shown
 
 from flows.build_dataset import build_dataset
 from flows.settings import load_settings

@@ -14,7 +14,7 @@ import argparse
 import os
 from pathlib import Path
 
-from tables import as_table, shown
+from figure_table import as_table, shown
 
 from flows.build_dataset import build_dataset
 from flows.settings import load_settings

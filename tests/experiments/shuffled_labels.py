@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from chance import by_naming, share_as_high
 from changed_run import changed, permuted_labels
+from figure_table import as_table, shown
 from phantoms import SETTINGS
-from tables import as_table, shown
 
 from flows.settings import load_settings
 from mammo_etl.reader import open_run
