@@ -7,8 +7,9 @@ PYTHON ?= $(firstword $(foreach version,3.13 3.12 3.11,$(shell python$(version) 
 IN_VENV := .venv/bin/python
 INSTALLED := .venv/installed
 SEED ?= 0
+MINI_MIAS ?=
 
-.PHONY: help install demo test test-slow chaos bench format lock clean
+.PHONY: help install demo test test-slow chaos bench experiments format lock clean
 
 help: ## List the commands
 	@grep -E '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -41,6 +42,11 @@ chaos: $(INSTALLED) ## Kill and damage builds at random, and compare what the ne
 bench: $(INSTALLED) ## Run the benchmarks, each against its named alternative
 	for benchmark in tests/benchmarks/*.py; do $(IN_VENV) $$benchmark || exit; done
 
+experiments: $(INSTALLED) ## Train on phantoms, on permuted labels and on mini-MIAS (MINI_MIAS=FILMS), an hour or so
+	$(IN_VENV) tests/experiments/phantoms.py experiments/phantoms
+	$(IN_VENV) tests/experiments/shuffled_labels.py experiments/phantoms
+	$(if $(MINI_MIAS),$(IN_VENV) tests/experiments/mini_mias.py experiments/mini-mias $(MINI_MIAS))
+
 format: $(INSTALLED) ## Format the code
 	$(IN_VENV) -m ruff check --fix .
 	$(IN_VENV) -m ruff format .
@@ -51,5 +57,5 @@ lock: ## Renew requirements.lock from pyproject.toml (needs uv)
 	    --extra cpu --extra s3 --extra dev pyproject.toml; } > requirements.lock.new
 	mv requirements.lock.new requirements.lock
 
-clean: ## Remove .venv and the demo's files
-	rm -rf .venv demo
+clean: ## Remove .venv and the files of demo and experiments
+	rm -rf .venv demo experiments
