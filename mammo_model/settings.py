@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from mammo_etl.records import Label
 from mammo_model.sampling import Sampling
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Version of a model run's files, and of the meaning of its settings."""
 
 ArchitectureName = Literal[
