@@ -607,6 +607,7 @@ train(open_run(sys.argv[1]), SETTINGS.model_copy(update={"precision": "float32",
 """
 
 
+@pytest.mark.slow
 def test_several_devices_learn_one_model(workspace: Path, finished: Any, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     command = [sys.executable, "-c", SHARED, str(workspace), str(tmp_path)]
