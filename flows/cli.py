@@ -452,13 +452,14 @@ def _score(
 
     job = load_settings(settings, overrides)
     from flows import score_scans
+    from mammo_etl.film_files import is_single
     from mammo_model.scoring import ScoringError, find_model
 
     try:
         # Before a server and a cluster are started.
         model = find_model(workspace, model).model_id
         score_scans.check_places(scans, workspace.absolute(), out.absolute())
-        if score_scans.is_single(scans):
+        if is_single(scans):
             return score_scans.score_one(scans, workspace.absolute(), out.absolute(), model, job.scoring)
         _prepare_prefect(ScoringError)
         return score_scans.score_scans(scans, shown(workspace), shown(out), model, job.scoring, job.cluster)

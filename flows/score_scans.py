@@ -29,7 +29,7 @@ from mammo_etl.records import Rejection
 from mammo_etl.settings import SettingsError, SourceSettings
 from mammo_etl.sources import kinds
 from mammo_model.score_tables import write_scores
-from mammo_model.scoring import AppliedModel, ScoredFilm, ScoringError, find_model, score_film
+from mammo_model.scoring import AppliedModel, ScoredFilm, ScoringError, find_model, left_out, score_film
 from mammo_model.scoring_settings import ScoringSettings
 
 
@@ -100,12 +100,6 @@ def score_one(scan: str, workspace: Place, out: Place, model_id: str | None, set
             scored = [score_film(film, out, model, settings, os.cpu_count() or 1) for film in loose_films(scan)[0]]
             stage.advance(skipped=int(scored[0].skipped), rejected=int(scored[0].rejection is not None))
         return finish(out, model, settings, scored, [], stages)
-
-
-def is_single(scans: str) -> bool:
-    """Whether this is a single film's file."""
-    path = Path(scans)
-    return "://" not in scans and path.is_file() and path.suffix.lower() != ".zip"
 
 
 def check_places(scans: str, workspace: Place, out: Place) -> None:
@@ -189,7 +183,7 @@ def score(
         # Each takes seconds, and holds a film's pixels: few are kept in flight.
         for name, result in fan_out(client, function, of_name.items(), window_per_worker=4, seconds=seconds):
             if isinstance(result, GivenUp):
-                scored.append(_given_up(of_name[name], result))
+                scored.append(left_out(of_name[name], result.code, result.message))
                 stage.advance(failed=1)
                 continue
             scored.append(result)
@@ -222,18 +216,6 @@ def finish(
 
 def _kind(scans: str) -> bool:
     return scans.partition("=")[0] in kinds() and "=" in scans
-
-
-def _given_up(film: FilmFile, outcome: GivenUp) -> ScoredFilm:
-    row = Rejection(
-        stage="score",
-        code=outcome.code,
-        message=outcome.message,
-        source=film.source,
-        path=film.path,
-        image_id=film.image_id,
-    )
-    return ScoredFilm(film, False, rejection=row)
 
 
 def _as_markdown(summary: ScoreSummary) -> str:

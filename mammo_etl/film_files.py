@@ -70,6 +70,11 @@ def of_scan(scan: Scan) -> FilmFile:
     )
 
 
+def is_single(path: str) -> bool:
+    """Whether there is a local file that is no zip archive: at most one film."""
+    return "://" not in path and Path(path).is_file() and Path(path).suffix.lower() != ".zip"
+
+
 def loose_films(path: str) -> tuple[list[FilmFile], tuple[Rejection, ...]]:
     """The film at a path, or all films below a folder, in a zip archive or below an object-store prefix, sorted by image_id; and folders that could not be listed.
 
@@ -77,7 +82,7 @@ def loose_films(path: str) -> tuple[list[FilmFile], tuple[Rejection, ...]]:
     its own. image_id is the path below `path`, each character that is no letter, digit, `.`, `_` or `-` as `_`, and a long one cut. The folder that an
     archive consists of is left out of both. Raises OSError if there is nothing there.
     """
-    if "://" not in path and Path(path).is_file() and Path(path).suffix.lower() != ".zip":
+    if is_single(path):
         return _named({str(Path(path).absolute()): Path(path).name}), ()
     listing = list_files(path, "")
     names = _below(listing.files, path)

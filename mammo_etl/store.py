@@ -84,7 +84,7 @@ def layout_of(path: Place) -> tuple[np.dtype[Any], int]:
 def read_rows(array: Any, rows: NDArray[np.int64]) -> Any:
     """Some rows of an array of `open_patches`, (len(rows), size, size).
 
-    Raises ConnectionError where they are on an object store that fails for the moment, and ValueError where they are damaged.
+    Raises ConnectionError where they are on an object store that fails for the moment, and DamagedFileError where they are damaged or gone.
     """
     with telling_faults():
         return array[rows].read().result()

@@ -92,9 +92,9 @@ def _patch_faults(
         return
     try:
         stored = read_rows(array, patches["row"].to_numpy(np.int64))
-    except ValueError as error:
-        # TensorStore's, for a shard that cannot be decoded.
-        yield f"{run.folder / 'patches.zarr'}: patches of {receipt['image_id']} cannot be read: {error}"
+    except (DamagedFileError, ValueError) as error:
+        # TensorStore's own words, for a shard that is gone or cannot be decoded.
+        yield f"{run.folder / 'patches.zarr'}: patches of {receipt['image_id']} cannot be read: {error.__cause__ or error}"
         return
     box = tuple(receipt["box"])
     places = zip(patches["y"], patches["x"], patches["size"], stored, strict=True)

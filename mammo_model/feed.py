@@ -95,6 +95,6 @@ class PatchFeed:
 
 
 def _read_ahead(reading: Any, targets: NDArray[np.int64]) -> Batch:
-    """A batch once TensorStore has read it; raises ConnectionError as `mammo_etl.store.read_rows`."""
+    """A batch once TensorStore has read it; raises as `mammo_etl.store.read_rows`."""
     with telling_faults():
         return reading.result()[..., np.newaxis], targets

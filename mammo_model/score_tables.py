@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-import jinja2
 import numpy as np
 import pyarrow as pa
 
@@ -21,6 +20,7 @@ from mammo_etl.schema import to_table
 from mammo_etl.versions import package_versions
 from mammo_etl.workspace import DamagedFileError, read_sealed, write_bytes, write_json
 from mammo_model.levels import RULES, questions
+from mammo_model.report import page_environment
 from mammo_model.scoring import FORMAT_VERSION, AppliedModel, ScoredFilm, engine, file_name
 from mammo_model.scoring_settings import ScoringSettings
 
@@ -271,29 +271,26 @@ def _page(
     candidates: Sequence[Mapping[str, Any]],
     rejected: Sequence[Rejection],
 ) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("mammo_model"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     lesions: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for candidate in candidates:
         lesions[candidate["image_id"]].append(candidate)
     first = sorted(images, key=lambda image: (-image["abnormal"], image["image_id"]))
-    return environment.get_template("scores.html.j2").render(
-        manifest=manifest,
-        images=[
-            {
-                **image,
-                "folder": f"films/{quote(image['image_id'])}",
-                "lesions": lesions[image["image_id"]],
-            }
-            for image in first
-        ],
-        patients=sorted(patients, key=lambda row: (-row["abnormal"], row["source"], row["patient_id"])),
-        maps=[(name, f"{file_name(name)}.png") for name in manifest["classes"]],
-        questions=list(questions(tuple(manifest["classes"]))),
-        rejected=rejected,
+    return (
+        page_environment()
+        .get_template("scores.html.j2")
+        .render(
+            manifest=manifest,
+            images=[
+                {
+                    **image,
+                    "folder": f"films/{quote(image['image_id'])}",
+                    "lesions": lesions[image["image_id"]],
+                }
+                for image in first
+            ],
+            patients=sorted(patients, key=lambda row: (-row["abnormal"], row["source"], row["patient_id"])),
+            maps=[(name, f"{file_name(name)}.png") for name in manifest["classes"]],
+            questions=list(questions(tuple(manifest["classes"]))),
+            rejected=rejected,
+        )
     )

@@ -146,19 +146,19 @@ def score_film(
                 f"The film has {rows} x {columns} pixels, less than a patch of {model.size} x {model.size}.",
             )
     except SourceFileError as error:
-        row = Rejection(
-            stage="score",
-            code=error.code,
-            message=error.message,
-            source=film.source,
-            path=film.path,
-            image_id=film.image_id,
-        )
-        return ScoredFilm(film, False, rejection=row)
+        return left_out(film, error.code, error.message)
     places = places_of(clean, rows, columns, model.size, settings)
     answers = ask(loaded(model.path, model.sha256), clean.image, _box(clean), places, model.size, threads)
     _write(folder, basis, clean, (rows, columns), places, answers, film, model, settings)
     return ScoredFilm(film, False, basis)
+
+
+def left_out(film: FilmFile, code: Reason, message: str) -> ScoredFilm:
+    """A film that could not be scored."""
+    row = Rejection(
+        stage="score", code=code, message=message, source=film.source, path=film.path, image_id=film.image_id
+    )
+    return ScoredFilm(film, False, rejection=row)
 
 
 def places_of(clean: CleanFilm, rows: int, columns: int, size: int, settings: ScoringSettings) -> NDArray[np.int64]:

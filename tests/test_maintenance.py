@@ -27,6 +27,7 @@ from mammo_etl.lock import WorkspaceInUseError, locked
 from mammo_etl.plan import PlanError
 from mammo_etl.reader import ReaderError, open_run
 from mammo_etl.settings import BuildSettings, SourceSettings, StoreSettings, validated
+from mammo_etl.verify import verify_films
 from mammo_etl.workspace import read_json, write_bytes, write_json
 from mammo_model.settings import TrainingSettings
 from mammo_model.studies import Study
@@ -182,6 +183,20 @@ def test_what_a_run_was_made_from(
     ):
         assert any(fault.startswith(f"{path}: ") and sentence in fault for fault in faults), (path, faults)
     assert len(faults) == 5
+
+
+@pytest.mark.parametrize("damage", ["gone", "undecodable"])
+def test_films_whose_patches_cannot_be_read_are_faults_each(workspace: Path, damage: str) -> None:
+    """Of a shard that is damaged once its digest was found right."""
+    run = open_run(workspace)
+    shard = store.shard_path(run.folder / "patches.zarr", 0)
+    if damage == "gone":
+        shard.unlink()
+    else:
+        shard.write_bytes(bytes(len(shard.read_bytes())))
+    faults = [fault for found in verify_films(workspace, run) for fault in found]
+    assert all("cannot be read" in fault for fault in faults)
+    assert len(faults) == run.patches().query("row < 20")["image_id"].nunique()
 
 
 # Clear up
