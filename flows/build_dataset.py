@@ -16,6 +16,8 @@ from prefect.runtime import deployment
 from flows.build_summary import BuildSummary
 from flows.clusters import ClusterSettings, open_client, worker_limits
 from flows.fan_out import GivenUp, fan_out
+from flows.hand_off import announce, check_deployment, start_training
+from flows.parameters import over_deployment
 from flows.progress import Stages
 from flows.read_sources import read_sources
 from flows.steps import step
@@ -60,13 +62,18 @@ def build_dataset(
     workspace: WorkspaceParameter,
     settings: BuildSettings = BuildSettings(),
     cluster: ClusterSettings = ClusterSettings(),
+    hand_off: str | None = None,
 ) -> BuildSummary:
     """Takes raw scans all the way to a published run: inventory, convert, plan, extract, publish.
 
     What earlier builds in the workspace have done under the same settings is not done again, and what was damaged since is mended; where nothing at
-    all has changed since the latest build, no cluster is opened. The same input and settings give the same run. Raises WorkspaceInUseError while
-    another build, or a gc, is at work in the workspace.
+    all has changed since the latest build, no cluster is opened. The same input and settings give the same run. `hand_off` names a deployment of train-model
+    (train-model/on-new-run) that is started on the published run, once for each run. Raises WorkspaceInUseError while another build, or a gc, is at work
+    in the workspace.
     """
+    settings, cluster = over_deployment("settings", settings), over_deployment("cluster", cluster)
+    if hand_off is not None:
+        check_deployment(hand_off)
     place = place_of(workspace)
     if deployment.id is not None and not place.is_absolute():
         raise SettingsError(
@@ -84,9 +91,12 @@ def build_dataset(
         else:
             summary = _build(sources, files, place, settings, cluster, basis, check)
     if FlowRunContext.get() is not None:
+        announce(summary.run_id, place, summary.new)
         create_markdown_artifact(
             _as_markdown(summary), key="build-summary", description=f"Dataset run {summary.run_id}"
         )
+    if hand_off is not None:
+        start_training(hand_off, summary.run_id, place)
     return summary
 
 

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from flows.ops.commands import app as ops
 from flows.signals import code_of_signal, ended_by_sigterm
 from flows.summary_tables import show_architectures, show_build, show_scores, show_study, show_training
 from mammo_etl.files import SourceFileError
@@ -40,6 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Raw mammography scans in, a patch store and a trained, evaluated model out. Research software, not a medical device.",
 )
+app.add_typer(ops, name="ops")
 console = Console()
 
 DEMO_SETTINGS = [

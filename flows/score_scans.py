@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from flows.clusters import ClusterSettings, open_client
 from flows.fan_out import GivenUp, fan_out
+from flows.parameters import over_deployment
 from flows.progress import Stages
 from flows.read_sources import read_sources
 from flows.steps import step
@@ -71,6 +72,7 @@ def score_scans(
     `scans` is a film, a folder, zip archive or object-store prefix of films, or KIND=PATH, as of a build's sources: patients, sides and views are then what the
     data set says. What was scored before by the same model under the same settings is not scored again. Raises ScoringError without a film or a model.
     """
+    settings, cluster = over_deployment("settings", settings), over_deployment("cluster", cluster)
     place, target = place_of(workspace), place_of(out)
     for name, given in (("scans", _place(scans)), ("workspace", place), ("out", target)):
         if deployment.id is not None and not isinstance(given, str) and not given.is_absolute():

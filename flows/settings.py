@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from flows.clusters import ClusterSettings
+from flows.ops.ops_settings import OpsSettings
 from mammo_etl.presets import preset_values
 from mammo_etl.settings import BuildSettings, laid_over, read_toml, validated, with_overrides
 from mammo_model.scoring_settings import ScoringSettings
@@ -21,6 +22,8 @@ class JobSettings(BuildSettings):
     """How whole films are scored."""
     tuning: TuningSettings = TuningSettings()
     """What a study tunes of that, and how."""
+    ops: OpsSettings = OpsSettings()
+    """The services of `mammo ops up`."""
 
     @property
     def build(self) -> BuildSettings:

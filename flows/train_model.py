@@ -10,6 +10,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.context import FlowRunContext
 from pydantic import BaseModel
 
+from flows.parameters import over_deployment
 from flows.progress import Stage, Stages
 from flows.steps import step
 from flows.workspace_parameter import WorkspaceParameter
@@ -61,6 +62,7 @@ def train_model(
 
     A training that was stopped goes on; one that is finished is not done again.
     """
+    settings = over_deployment("settings", settings)
     stages = Stages()
     place = place_of(workspace).absolute()
     run = step("train and evaluate", train, place, settings, run_id, stages)

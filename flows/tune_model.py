@@ -8,6 +8,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.context import FlowRunContext
 
 from flows.clusters import ClusterSettings, open_client, worker_limits
+from flows.parameters import over_deployment
 from flows.progress import Stage, Stages
 from flows.steps import step
 from flows.tune_summary import TuneSummary
@@ -42,6 +43,8 @@ def tune_model(
     A study that was stopped goes on; one that has as many trials as are asked for is not gone on with. Trials are trained one after another in this
     process or, with `tuning.parallel`, as tasks over the cluster, one for each worker.
     """
+    settings, tuning = over_deployment("settings", settings), over_deployment("tuning", tuning)
+    cluster = over_deployment("cluster", cluster)
     stages = Stages()
     found = study_of(place_of(workspace).absolute(), settings, tuning, run_id, study)
     result = found.result()

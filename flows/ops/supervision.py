@@ -1,0 +1,155 @@
+"""The services of `mammo ops up` under supervisord, which starts what dies anew."""
+
+import http.client
+import subprocess
+import sys
+import time
+import xmlrpc.client
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import psutil
+from supervisor.xmlrpc import SupervisorTransport
+
+from flows.ops.certificates import write_private
+from flows.ops.installation import MARK, Installation
+from mammo_etl.settings import SettingsError
+
+_LONGEST_SOCKET = 100
+"""Bytes of the path of a socket, a little fewer than Linux' 107: supervisord makes it under a longer name first."""
+
+_STOP_SECONDS = 30
+"""What a service is given to end by itself: a build under way stops in order."""
+
+LOST = (OSError, http.client.HTTPException)
+"""How a supervisor that is not there shows."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """A program that runs for as long as the services do."""
+
+    name: str
+    command: Sequence[str]
+
+
+@dataclass(frozen=True)
+class State:
+    """How supervisord sees a service."""
+
+    name: str
+    state: str
+    """RUNNING, STARTING, BACKOFF (waits before the next start), FATAL, STOPPED and others, as supervisord has them."""
+    description: str
+
+
+def start(installation: Installation, services: Sequence[Service], environment: Mapping[str, str]) -> None:
+    """Starts supervisord, which starts nothing yet.
+
+    Raises SettingsError if its socket's path is too long for the system, and CalledProcessError if it cannot start.
+    """
+    if len(bytes(installation.socket)) > _LONGEST_SOCKET:
+        raise SettingsError(
+            f"{installation.socket}: too long for the path of a socket; set XDG_STATE_HOME to a shorter one"
+        )
+    write_private(installation.configuration, _configuration(installation, services))
+    command = [sys.executable, "-m", "supervisor.supervisord", "--configuration", str(installation.configuration)]
+    subprocess.run(command, check=True, env=dict(environment), stdin=subprocess.DEVNULL, cwd=installation.folder)
+
+
+def _configuration(installation: Installation, services: Sequence[Service]) -> str:
+    """Supervisor's settings: no secrets, as services inherit its environment; no port, as it listens on a file."""
+    lines = [
+        "[supervisord]",
+        f"logfile={_escaped(installation.logs / 'supervisord.log')}",
+        f"pidfile={_escaped(installation.folder / 'supervisord.pid')}",
+        f"directory={_escaped(installation.folder)}",
+        f"childlogdir={_escaped(installation.logs)}",
+        "umask=077",
+        "[unix_http_server]",
+        f"file={_escaped(installation.socket)}",
+        "chmod=0600",
+        "[rpcinterface:supervisor]",
+        "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface",
+    ]
+    for service in services:
+        lines += [
+            f"[program:{service.name}]",
+            f"command={' '.join(map(_escaped, service.command))}",
+            f"stdout_logfile={_escaped(installation.logs / f'{service.name}.log')}",
+            "stdout_logfile_maxbytes=10MB",
+            "stdout_logfile_backups=3",
+            "redirect_stderr=true",
+            "autostart=false",
+            "autorestart=true",
+            "startsecs=5",
+            # Pauses grow by a second with each: half an hour of trying in all.
+            "startretries=60",
+            f"stopwaitsecs={_STOP_SECONDS}",
+            # What a service has started ends with it.
+            "stopasgroup=true",
+            "killasgroup=true",
+        ]
+    return "\n".join([*lines, ""])
+
+
+def _escaped(word: object) -> str:
+    """As supervisor's settings have it: `%` doubled, quoted where there are spaces."""
+    text = str(word).replace("%", "%%")
+    return f'"{text}"' if " " in text else text
+
+
+def _rpc(installation: Installation) -> Any:
+    """Supervisor's functions; calls raise one of LOST where it is not running."""
+    transport = SupervisorTransport(None, None, f"unix://{installation.socket}")
+    # The address is for show: the transport has its own.
+    return cast("Any", xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)).supervisor
+
+
+def states(installation: Installation) -> list[State] | None:
+    """How each service is; None where supervisord does not run."""
+    try:
+        rows = _rpc(installation).getAllProcessInfo()
+    except LOST:
+        return None
+    return [State(row["name"], row["statename"], row["description"]) for row in rows]
+
+
+def run(installation: Installation, service: str) -> None:
+    """Has supervisord start a service, if it has not."""
+    # Not waited for: that is seconds for each, and whether a service works is asked of itself.
+    with suppress(xmlrpc.client.Fault):
+        _rpc(installation).startProcess(service, False)
+
+
+def stop(installation: Installation) -> None:
+    """Ends supervisord and all that it has started, and whatever of that a lost supervisord has left."""
+    with suppress(*LOST, xmlrpc.client.Fault):
+        _rpc(installation).shutdown()
+    end = time.monotonic() + _STOP_SECONDS + 10
+    while time.monotonic() < end and left_over(installation):
+        time.sleep(0.2)
+    processes = left_over(installation)
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, timeout=10)
+    installation.socket.unlink(missing_ok=True)
+
+
+def left_over(installation: Installation) -> list[psutil.Process]:
+    """Processes of the installation, whoever their parents are by now, other than this one."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            if process.pid != psutil.Process().pid and process.environ().get(MARK) == str(installation.folder):
+                found.append(process)
+    return found
+
+
+def log_of(installation: Installation, service: str) -> Path:
+    """Where a service's output goes."""
+    return installation.logs / f"{service}.log"
