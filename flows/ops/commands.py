@@ -4,7 +4,7 @@ import os
 import time
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -13,6 +13,9 @@ from rich.table import Table
 from flows.settings import JobSettings, load_settings
 from mammo_etl.places import place_of, shown
 from mammo_etl.settings import SettingsError, SourceSettings
+
+if TYPE_CHECKING:
+    from flows.ops.installation import Installation
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -43,14 +46,21 @@ def up(
     workspace: WorkspaceOption, source: SourceOption = None, settings: SettingsOption = None, set_: SetOption = None
 ) -> None:
     """Start Prefect's server, workers, a Dask cluster and the deployments; return when all of it works."""
-    from flows.ops import prefect_profile, supervision
     from flows.ops.installation import Installation
-    from flows.ops.services import SERVER, busy_ports, own_cluster, scheduler_address, services
 
     job = load_settings(settings, set_ or [])
-    content = _content(workspace, source, job)
     installation = Installation.of_user()
     installation.prepare()
+    # Before Prefect is imported, which reads its settings then.
+    os.environ.update(installation.client_environment(job.ops))
+    content = _content(workspace, source, job)
+    _up(installation, job, content)
+
+
+def _up(installation: "Installation", job: JobSettings, content: dict[str, Any]) -> None:
+    from flows.ops import prefect_profile, supervision
+    from flows.ops.services import SERVER, busy_ports, own_cluster, scheduler_address, services
+
     workers = job.cluster.workers or os.cpu_count() or 1
     wanted = services(job.ops, job.cluster, workers)
     asked = {
@@ -72,7 +82,6 @@ def up(
         _in_cluster(content, scheduler_address(job.ops))
     supervision.run(installation, SERVER)
     _await(installation, job, [SERVER])
-    os.environ.update(installation.client_environment(job.ops))
     _register(content, job)
     for service in wanted:
         supervision.run(installation, service.name)
@@ -138,7 +147,7 @@ def _register(content: dict[str, Any], job: JobSettings) -> None:
         register(content, timedelta(hours=job.ops.longest_hours))
 
 
-def _await(installation: Any, job: JobSettings, names: list[str]) -> None:
+def _await(installation: "Installation", job: JobSettings, names: list[str]) -> None:
     from flows.ops.services import Health, healths, wait_until_healthy
 
     said: set[str] = set()
