@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -478,6 +479,54 @@ def test_a_killed_build_becomes_crashed_is_told_of_and_the_next_completes(tmp_pa
         assert not list(prefect.processes())
         assert "mammo" not in (prefect.home / "profiles.toml").read_text()
     server.shutdown()
+
+
+@contextmanager
+def postgresql(folder: Path) -> Iterator[str]:
+    """A PostgreSQL server of Debian's packages on a free port; the address of a database of it, for Prefect."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not programs:
+        pytest.skip("no PostgreSQL: apt-get install postgresql")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    # It refuses to run as root.
+    user = "postgres" if os.getuid() == 0 else None
+    folder.mkdir()
+    folder.parent.chmod(0o711)
+    if user is not None:
+        shutil.chown(folder, user)
+
+    def run(program: str, *words: str) -> None:
+        subprocess.run([programs[-1] / program, *words], check=True, user=user, stdout=subprocess.DEVNULL)
+
+    data = str(folder / "data")
+    run("initdb", "--pgdata", data, "--auth", "trust", "--username", "mammo")
+    options = f"-h 127.0.0.1 -p {port} -k {folder}"
+    run("pg_ctl", "--pgdata", data, "--wait", "--log", str(folder / "log"), "--options", options, "start")
+    try:
+        run("createdb", "--host", "127.0.0.1", "--port", str(port), "--username", "mammo", "prefect")
+        yield f"postgresql+asyncpg://mammo@127.0.0.1:{port}/prefect"
+    finally:
+        run("pg_ctl", "--pgdata", data, "--mode", "immediate", "stop")
+
+
+@pytest.mark.slow
+def test_postgresql_keeps_what_the_server_knows(phantoms: Path) -> None:
+    with (
+        TemporaryDirectory(prefix="mammo-") as folder,
+        postgresql(Path(folder) / "postgresql") as address,
+        running(
+            Path(folder),
+            {"ddsm": phantoms / "ddsm"},
+            *(f"patches.{key}={value}" for key, value in SETTINGS["patches"].items()),
+            "cluster.workers=1",
+            environment={"PREFECT_SERVER_DATABASE_CONNECTION_URL": address},
+        ) as prefect,
+    ):
+        prefect.command("deployment", "run", "build-dataset/reprocess", "--watch")
+        [run] = prefect.runs("build-dataset/reprocess")
+        assert run["state"]["type"] == "COMPLETED"
+        assert not list(prefect.home.rglob("prefect.db")), "no SQLite beside it"
 
 
 def test_a_deployment_refuses_a_workspace_that_would_be_lost(monkeypatch: pytest.MonkeyPatch, phantoms: Path) -> None:
