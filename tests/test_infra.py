@@ -372,7 +372,7 @@ def test_no_image_is_the_latest(manifests: Manifests, request: pytest.FixtureReq
                 r"([\w./-]+)(?::([\w.-]+))?(?:@(sha256:\w{64}))?", container["image"]
             ).groups()  # type: ignore[union-attr]
             assert name in {"mammo-etl", "mammo-train", "postgres"}
-            assert (tag or digest) and tag != "latest"
+    XX
 
 
 def amount(text: str) -> float:
