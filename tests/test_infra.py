@@ -368,11 +368,12 @@ def test_no_image_is_the_latest(manifests: Manifests, request: pytest.FixtureReq
         pytest.skip("kustomize has not been at it")
     for pod in manifests.pods():
         for container in pod.containers:
-            name, tag, digest = re.fullmatch(
-                r"([\w./-]+)(?::([\w.-]+))?(?:@(sha256:\w{64}))?", container["image"]
-            ).groups()  # type: ignore[union-attr]
+            found = re.fullmatch(r"([\w./-]+)(?::([\w.-]+))?(?:@(sha256:\w{64}))?", container["image"])
+            assert found
+            name, tag, digest = found.groups()
             assert name in {"mammo-etl", "mammo-train", "postgres"}
-    XX
+            assert tag or digest
+            assert tag != "latest"
 
 
 def amount(text: str) -> float:
