@@ -214,6 +214,17 @@ def test_what_pods_refer_to_is_there_or_asked_for(manifests: Manifests) -> None:
                 assert "sizeLimit" in volume["emptyDir"]
 
 
+def test_whoever_works_in_the_workspace_reaches_it(manifests: Manifests) -> None:
+    """By keys of the store, or in the volume that all share; the deploy Job looks for local films, too."""
+    claims = manifests.names("PersistentVolumeClaim")
+    for name in ("etl-worker", "train-worker", "dask-worker", *(["deploy"] if claims else [])):
+        container = manifests.pod(name).containers[0]
+        keys = {each["secretRef"]["name"] for each in container.get("envFrom", []) if "secretRef" in each}
+        assert keys == (set() if claims else {f"store-{'train' if name == 'train-worker' else 'etl'}"})
+        mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
+        assert ("/data" in mounted) == bool(claims)
+
+
 def test_there_is_no_secret_but_placeholders(manifests: Manifests) -> None:
     assert not manifests.of("Secret")
     for document in read(KUBERNETES / "secrets.example.yaml"):
