@@ -17,6 +17,7 @@ from flows.build_summary import BuildSummary
 from flows.clusters import ClusterSettings, open_client, worker_limits
 from flows.fan_out import GivenUp, fan_out
 from flows.hand_off import announce, check_deployment, start_training
+from flows.metrics import count_rejects, counting_runs
 from flows.parameters import over_deployment
 from flows.progress import Stages
 from flows.read_sources import read_sources
@@ -50,6 +51,7 @@ from mammo_etl.summary import counts_of, empty_sources, warnings_of
 from mammo_etl.workspace import Workspace
 
 
+@counting_runs
 @flow(
     name="build-dataset",
     flow_run_name="build-dataset into {workspace}",
@@ -157,6 +159,7 @@ def take_inventory(
     limits.check_workers(worker_limits(client))
     inventory = combine(read_sources(client, files, stages, seconds), settings.inventory)
     catalog.write_rejects(workspace, inventory.rejects)
+    count_rejects(inventory.rejects)
     check_films(inventory)
     return inventory
 
@@ -193,6 +196,7 @@ def convert(
         (finding for film in films.values() for finding in film.findings),
     )
     catalog.write_rejects(workspace, inventory.rejects)
+    count_rejects(rejects)
     faulty = {row.finding_id for row in inventory.rejects}
     sound = sum(finding.finding_id not in faulty for finding in inventory.findings)
     check_rejects(len(inventory.scans) + sound, inventory.rejects, settings.inventory)

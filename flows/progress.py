@@ -20,6 +20,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from flows.metrics import count_items, count_stage
+
 _ARTIFACT_SECONDS = 2.0
 """Least time between two updates of a progress artifact: each is a call to the Prefect server."""
 
@@ -59,6 +61,7 @@ class Stage:
         self.skipped += skipped
         self.rejected += rejected
         self.failed += failed
+        count_items(self.name, self.unit, items, skipped=skipped, rejected=rejected, failed=failed)
         elapsed = time.monotonic() - self.started
         self.bar.update(self.bar_id, completed=self.done, rate=f"{self.done / max(elapsed, 1e-6):.1f} {self.unit}/s")
         if self.artifact is not None and self.total and time.monotonic() - self.shown > _ARTIFACT_SECONDS:
@@ -115,6 +118,7 @@ class Stages:
         if artifact is not None:
             _update_artifact(artifact, 100.0)
         seconds = time.monotonic() - stage.started
+        count_stage(name, seconds)
         _log.info(
             "%s: %d %s in %.1f seconds, of which %d skipped, %d rejected, %d failed",
             *(name, stage.done, unit, seconds, stage.skipped, stage.rejected, stage.failed),

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from flows.clusters import ClusterSettings, open_client
 from flows.fan_out import GivenUp, fan_out
+from flows.metrics import count_rejects, counting_runs
 from flows.parameters import over_deployment
 from flows.progress import Stages
 from flows.read_sources import read_sources
@@ -52,6 +53,7 @@ class ScoreSummary(BaseModel):
     timings: list[dict[str, Any]]
 
 
+@counting_runs
 @flow(
     name="score-scans",
     flow_run_name="score-scans {scans}",
@@ -202,6 +204,7 @@ def finish(
     stages: Stages,
 ) -> ScoreSummary:
     """Writes tables and page."""
+    count_rejects([*rejects, *(film.rejection for film in scored if film.rejection is not None)])
     with stages.stage("tables", "films", sum(film.rejection is None for film in scored)) as stage:
         manifest, rejected = write_scores(out, model, settings, scored, rejects, stage.advance)
     return ScoreSummary(

@@ -10,6 +10,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.context import FlowRunContext
 from pydantic import BaseModel
 
+from flows.metrics import counting_runs
 from flows.parameters import over_deployment
 from flows.progress import Stage, Stages
 from flows.steps import step
@@ -48,6 +49,7 @@ class TrainSummary(BaseModel):
     timings: list[dict[str, Any]]
 
 
+@counting_runs
 @flow(
     name="train-model",
     flow_run_name="train-model in {workspace}",

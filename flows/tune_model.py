@@ -8,6 +8,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.context import FlowRunContext
 
 from flows.clusters import ClusterSettings, open_client, worker_limits
+from flows.metrics import counting_runs
 from flows.parameters import over_deployment
 from flows.progress import Stage, Stages
 from flows.steps import step
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from mammo_model.tuning import Search, TrialResult
 
 
+@counting_runs
 @flow(
     name="tune-model",
     flow_run_name="tune-model in {workspace}",
