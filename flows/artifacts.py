@@ -102,9 +102,9 @@ def contact_sheet(run: PublishedRun) -> Picture:
         rows = np.flatnonzero(labels == label)
         top = number * (_LINE + _SIDE)
         _write(sheet, f"{label.title}: {len(rows):,}", top + _LINE - 6)
-        chosen = np.unique(np.linspace(0, len(rows) - 1, _COLUMNS).astype(int)) if len(rows) else []
-        for column, index in enumerate(chosen):
-            patch = np.asarray(patches[int(rows[index])].read().result())
+        spread = np.linspace(0, len(rows) - 1, min(_COLUMNS, len(rows))).astype(int)
+        for column, row in enumerate(rows[spread]):
+            patch = np.asarray(patches[int(row)].read().result())
             small = cv2.resize(to_8bit(patch, patch.dtype.itemsize * 8), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
             sheet[top + _LINE : top + _LINE + _SIDE, column * _SIDE : (column + 1) * _SIDE] = small[..., np.newaxis]
     return Picture("Patches of each class", sheet)

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """Variable with the folder's name: prometheus_client's own."""
 
+_MARK = "mammo-"
+"""Files of flows are TYPE_mammo-NUMBER.db."""
+
 AnyFlow = TypeVar("AnyFlow")
 
 
@@ -85,7 +88,8 @@ def count_stage(stage: str, seconds: float) -> None:
 def counting_runs(flow: AnyFlow) -> AnyFlow:
     """A flow whose runs are counted as they end, also by a worker of Prefect's for one that was killed."""
     # A hook adds lines to the log of each run.
-    if os.environ.get(FOLDER):
+    # The folder has to be there before anything of Prefect's server is imported, which has counters of its own.
+    if _folder() is not None:
         hooked: Any = flow
         for register in (hooked.on_completion, hooked.on_failure, hooked.on_crashed, hooked.on_cancellation):
             register(_count_run)
@@ -106,10 +110,18 @@ def serve(host: str, port: int) -> None:
     if folder is None:
         raise SettingsError(f"{FOLDER}: expected the folder in which flows count, as in their environment")
     from prometheus_client import CollectorRegistry, start_http_server
+    from prometheus_client.metrics_core import Metric
     from prometheus_client.multiprocess import MultiProcessCollector
 
+    class Flows:
+        """All flows' counters, without those of Prefect's own that any process with this variable leaves there."""
+
+        def collect(self) -> Iterable[Metric]:
+            merged: Iterable[Metric] = MultiProcessCollector.merge(map(str, folder.glob(f"*_{_MARK}*.db")))  # type: ignore[no-untyped-call]
+            return merged
+
     registry = CollectorRegistry()
-    MultiProcessCollector(registry, str(folder))  # type: ignore[no-untyped-call]
+    registry.register(Flows())
     ended = threading.Event()
     before = {number: signal.signal(number, lambda *_: ended.set()) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -166,9 +178,9 @@ def _taken(folder: Path, process: int) -> tuple[int, Any]:
             return number, file
 
 
-def _slot(folder: Path) -> int:
+def _slot(folder: Path) -> str:
     """What tells this process from all others that are at work in the folder: prometheus_client asks at each count."""
-    return _taken(folder, os.getpid())[0]
+    return f"{_MARK}{_taken(folder, os.getpid())[0]}"
 
 
 def _flow() -> str:

@@ -91,6 +91,9 @@ def test_what_killed_flows_have_counted_is_added_up(folder: Path, url: str) -> N
         # One after another they take the same place, beside that of the one that is at work.
         for _ in range(2):
             assert start(folder, COUNT, 2, "die").wait() == -signal.SIGKILL
+        # As Prefect's server does, where it has the variable, too.
+        others = "import prometheus_client; prometheus_client.Counter('others', '').inc()"
+        assert start(folder, others).wait() == 0
         assert scraped(url) == {
             ("mammo_items_total", "build-dataset", "done", "convert", "films"): 5 * 4,
             ("mammo_items_total", "build-dataset", "skipped", "convert", "films"): 5 * 3,
@@ -102,11 +105,11 @@ def test_what_killed_flows_have_counted_is_added_up(folder: Path, url: str) -> N
         }
     finally:
         staying.kill()
-    assert sorted(path.name for path in folder.glob("*.db")) == [
-        "counter_0.db",
-        "counter_1.db",
-        "summary_0.db",
-        "summary_1.db",
+    assert sorted(path.name for path in folder.glob("*mammo*.db")) == [
+        "counter_mammo-0.db",
+        "counter_mammo-1.db",
+        "summary_mammo-0.db",
+        "summary_mammo-1.db",
     ]
 
 
