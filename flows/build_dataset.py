@@ -9,14 +9,15 @@ from pathlib import Path
 import pandas as pd
 from distributed import Client
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
 from prefect.context import FlowRunContext
 from prefect.runtime import deployment
 
+from flows import artifacts
 from flows.build_summary import BuildSummary
 from flows.clusters import ClusterSettings, open_client, worker_limits
 from flows.fan_out import GivenUp, fan_out
 from flows.hand_off import announce, check_deployment, start_training
+from flows.metrics import count_rejects, counting_runs
 from flows.parameters import over_deployment
 from flows.progress import Stages
 from flows.read_sources import read_sources
@@ -38,9 +39,9 @@ from mammo_etl.inventory import (
 )
 from mammo_etl.leaks import check_leaks, leaks_of
 from mammo_etl.lock import Check, locked
-from mammo_etl.places import Place, place_of, read_each
+from mammo_etl.places import Place, place_of, read_each, shown
 from mammo_etl.plan import PlanError, plan_patches, total_warnings
-from mammo_etl.reader import DamagedRunError, PublishedRun, published_id
+from mammo_etl.reader import DamagedRunError, PublishedRun, open_run, published_id
 from mammo_etl.records import Candidate, Finding, Reason, Rejection, Scan
 from mammo_etl.report import write_report
 from mammo_etl.reuse import Parent, find_parent
@@ -50,6 +51,7 @@ from mammo_etl.summary import counts_of, empty_sources, warnings_of
 from mammo_etl.workspace import Workspace
 
 
+@counting_runs
 @flow(
     name="build-dataset",
     flow_run_name="build-dataset into {workspace}",
@@ -92,9 +94,7 @@ def build_dataset(
             summary = _build(sources, files, place, settings, cluster, basis, check)
     if FlowRunContext.get() is not None:
         announce(summary.run_id, place, summary.new)
-        create_markdown_artifact(
-            _as_markdown(summary), key="build-summary", description=f"Dataset run {summary.run_id}"
-        )
+        leave_artifacts(summary, place, settings)
     if hand_off is not None:
         start_training(hand_off, summary.run_id, place)
     return summary
@@ -157,6 +157,7 @@ def take_inventory(
     limits.check_workers(worker_limits(client))
     inventory = combine(read_sources(client, files, stages, seconds), settings.inventory)
     catalog.write_rejects(workspace, inventory.rejects)
+    count_rejects(inventory.rejects)
     check_films(inventory)
     return inventory
 
@@ -193,6 +194,7 @@ def convert(
         (finding for film in films.values() for finding in film.findings),
     )
     catalog.write_rejects(workspace, inventory.rejects)
+    count_rejects(rejects)
     faulty = {row.finding_id for row in inventory.rejects}
     sound = sum(finding.finding_id not in faulty for finding in inventory.findings)
     check_rejects(len(inventory.scans) + sound, inventory.rejects, settings.inventory)
@@ -352,11 +354,20 @@ def _parent(workspace: Place, run_id: str) -> str | None:
     return parent if parent != run_id else None
 
 
-def _as_markdown(summary: BuildSummary) -> str:
-    rows = [
-        f"| {row['stage']} | {row['items']:,} {row['unit']} | {row['skipped']:,} | {row['seconds']:.1f} |"
-        for row in summary.timings
-    ]
+def leave_artifacts(summary: BuildSummary, workspace: Place, settings: BuildSettings) -> None:
+    """Leaves summary, stages, links and some patches in Prefect."""
+    run = open_run(workspace, summary.run_id)
+    artifacts.leave(
+        "build",
+        _as_markdown(summary, settings),
+        summary.timings,
+        {"report": summary.report, "catalog": shown(Workspace(workspace).catalog)},
+        lambda: [artifacts.contact_sheet(run)],
+        run.manifest["phantom"],
+    )
+
+
+def _as_markdown(summary: BuildSummary, settings: BuildSettings) -> str:
     counts = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in summary.counts.items())
     return "\n".join(
         [
@@ -366,9 +377,7 @@ def _as_markdown(summary: BuildSummary) -> str:
             *[f"- {count:,} rejected: {reason}" for reason, count in summary.rejects.items()],
             *[f"- {text}" for text in summary.warnings],
             "",
-            "| stage | items | skipped | seconds |",
-            "|---|---:|---:|---:|",
-            *rows,
+            *artifacts.settings_lines(settings),
             "",
             f"Report: `{summary.report}`",
         ]

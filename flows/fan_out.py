@@ -1,5 +1,6 @@
 """Many items over a Dask cluster, through a bounded window of futures."""
 
+import logging
 import math
 import time
 import uuid
@@ -16,6 +17,7 @@ from dask.typing import Key
 from distributed import Client, Future, KilledWorker, Scheduler
 from distributed.scheduler import NoWorkerError
 
+from flows.run_log import StepLog, Wanted, item_named, listening
 from mammo_etl.records import Reason
 from mammo_etl.transient import is_transient
 
@@ -32,6 +34,8 @@ that."""
 
 _RESTART_SECONDS = 30.0
 """What a worker is given to come back."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +96,23 @@ def fan_out(
             threads: dict[str, int] = client.nthreads()
         return max(1, window_per_worker * sum(threads.values()))
 
-    for name, item, result in _window(client, function, items, width, seconds):
-        if isinstance(result, GivenUp) and result.code is Reason.WORKER_DIED:
-            suspects.append((name, item))
-        else:
-            yield name, result
-    for suspect in suspects:
-        for name, _, result in _window(client, function, [suspect], lambda: 1, seconds):
-            yield name, result
+    with listening(client) as log:
+        for name, item, result in _window(client, function, items, width, seconds, log):
+            if isinstance(result, GivenUp) and result.code is Reason.WORKER_DIED:
+                suspects.append((name, item))
+                log.tell(name, "was on a worker that died; tried again at the end, alone")
+            else:
+                yield name, _told(log, name, result)
+        for suspect in suspects:
+            for name, _, result in _window(client, function, [suspect], lambda: 1, seconds, log):
+                yield name, _told(log, name, result)
+
+
+def _told(log: StepLog, name: str, result: Result | GivenUp) -> Result | GivenUp:
+    """The result of an item; the log is told if it was given up."""
+    if isinstance(result, GivenUp):
+        log.tell(name, f"given up, {result.code}: {result.message}")
+    return result
 
 
 def _window(
@@ -108,6 +121,7 @@ def _window(
     items: Iterable[tuple[str, Item]],
     width: Callable[[], int],
     seconds: float,
+    log: StepLog,
 ) -> Iterator[tuple[str, Item, Result | GivenUp]]:
     """Name, item and result of each item, with `width()` of them in flight or waiting for another try."""
     source = (_Try(name, item) for name, item in items)
@@ -124,7 +138,7 @@ def _window(
             tries = [rested for due, rested in resting if due <= now]
             resting = [(due, waiting) for due, waiting in resting if due > now]
             tries += islice(source, max(0, room - len(running) - len(resting) - len(tries)))
-            running |= _submitted(client, function, group, tries, ended)
+            running |= _submitted(client, partial(_attempt, function, log.wanted), group, tries, ended)
             if not running and not resting:
                 return
             wake = min([look, *(due for due, _ in resting)])
@@ -135,6 +149,7 @@ def _window(
                 one = running.pop(future)
                 if isinstance(result, _Passing) and one.number < len(_PAUSES):
                     resting.append((time.monotonic() + _PAUSES[one.number], one.again()))
+                    log.tell(one.name, f"tried again in {_PAUSES[one.number]:g} seconds, after {result.message}")
                 else:
                     yield one.name, one.item, _outcome(result, one)
             if time.monotonic() >= look:
@@ -152,7 +167,7 @@ def _window(
 
 def _submitted(
     client: Client,
-    function: Callable[[Item], Result],
+    attempt: Callable[[str, Item], Result | _Passing],
     group: str,
     tries: Sequence[_Try[Item]],
     ended: SimpleQueue[Future[Result | _Passing]],
@@ -162,7 +177,8 @@ def _submitted(
         return {}
     keys = [(group, one.name, one.number) for one in tries]
     with _reaching(client):
-        futures = client.map(partial(_attempt, function), [one.item for one in tries], key=keys, pure=False, retries=0)
+        names, items = [one.name for one in tries], [one.item for one in tries]
+        futures = client.map(attempt, names, items, key=keys, pure=False, retries=0)
     _in_loop(client, futures, lambda future: future.add_done_callback(ended.put))
     return dict(zip(futures, tries, strict=True))
 
@@ -178,14 +194,18 @@ def _in_loop(client: Client, futures: Sequence[Future[Any]], action: Callable[[F
     client.loop.add_callback(act)
 
 
-def _attempt(function: Callable[[Item], Result], item: Item) -> Result | _Passing:
+def _attempt(function: Callable[[Item], Result], wanted: Wanted | None, name: str, item: Item) -> Result | _Passing:
     """What a worker does: here a fault is told to be a passing one, as the errors that it was raised from do not travel."""
-    try:
-        return function(item)
-    except Exception as error:
-        if not is_transient(error):
-            raise
-        return _Passing(f"{type(error).__name__}: {error}")
+    started = time.perf_counter()
+    with item_named(name, wanted):
+        try:
+            result = function(item)
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            return _Passing(f"{type(error).__name__}: {error}")
+        _log.debug("ended after %.3f seconds", time.perf_counter() - started)
+        return result
 
 
 def _drained(queue: SimpleQueue[Element], seconds: float) -> list[Element]:

@@ -1,5 +1,6 @@
 """Progress of the stages of a flow: bars in a terminal, artifacts in the Prefect UI, and the timings of the run."""
 
+import logging
 import sys
 import time
 from collections.abc import Iterator
@@ -19,8 +20,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from flows.metrics import count_items, count_stage
+
 _ARTIFACT_SECONDS = 2.0
 """Least time between two updates of a progress artifact: each is a call to the Prefect server."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -46,7 +51,8 @@ class Stage:
         self.bar.update(self.bar_id, total=total)
 
     def note(self, text: str) -> None:
-        """Prints a line above the bar."""
+        """Prints a line above the bar, and logs it."""
+        _log.info("%s: %s", self.name, text)
         self.bar.console.print(text, highlight=False)
 
     def advance(self, items: int = 1, *, skipped: int = 0, rejected: int = 0, failed: int = 0) -> None:
@@ -55,6 +61,7 @@ class Stage:
         self.skipped += skipped
         self.rejected += rejected
         self.failed += failed
+        count_items(self.name, self.unit, items, skipped=skipped, rejected=rejected, failed=failed)
         elapsed = time.monotonic() - self.started
         self.bar.update(self.bar_id, completed=self.done, rate=f"{self.done / max(elapsed, 1e-6):.1f} {self.unit}/s")
         if self.artifact is not None and self.total and time.monotonic() - self.shown > _ARTIFACT_SECONDS:
@@ -111,6 +118,11 @@ class Stages:
         if artifact is not None:
             _update_artifact(artifact, 100.0)
         seconds = time.monotonic() - stage.started
+        count_stage(name, seconds)
+        _log.info(
+            "%s: %d %s in %.1f seconds, of which %d skipped, %d rejected, %d failed",
+            *(name, stage.done, unit, seconds, stage.skipped, stage.rejected, stage.failed),
+        )
         self.timings.append(
             {
                 "stage": name,

@@ -27,13 +27,13 @@ def read_sources(
         for source in files:
             headers: dict[str, Any] = {}
             function = partial(read_headers, source.kind)
-            batches = dict(enumerate(_batched(source.with_headers)))
+            batches = {
+                f"{source.kind}-headers-{number}": urls for number, urls in enumerate(_batched(source.with_headers))
+            }
             suspects: list[str] = []
-            for name, result in fan_out(
-                client, function, ((str(number), urls) for number, urls in batches.items()), seconds=seconds
-            ):
+            for name, result in fan_out(client, function, batches.items(), seconds=seconds):
                 if isinstance(result, GivenUp):
-                    suspects += batches[int(name)]
+                    suspects += batches[name]
                 else:
                     headers.update(result)
                     stage.advance(len(result), rejected=sum(isinstance(header, Rejection) for _, header in result))

@@ -10,13 +10,13 @@ from zipfile import BadZipFile
 
 from distributed import Client
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
-from prefect.context import FlowRunContext
 from prefect.runtime import deployment
 from pydantic import BaseModel
 
+from flows import artifacts
 from flows.clusters import ClusterSettings, open_client
 from flows.fan_out import GivenUp, fan_out
+from flows.metrics import count_rejects, counting_runs
 from flows.parameters import over_deployment
 from flows.progress import Stages
 from flows.read_sources import read_sources
@@ -26,11 +26,13 @@ from mammo_etl.film_files import FilmFile, loose_films, of_scan
 from mammo_etl.inventory import InventoryError, list_sources
 from mammo_etl.lock import locked
 from mammo_etl.places import Place, place_of, shown
+from mammo_etl.reader import read_table
 from mammo_etl.records import Rejection
 from mammo_etl.settings import SettingsError, SourceSettings
 from mammo_etl.sources import kinds
+from mammo_etl.workspace import Workspace
 from mammo_model.score_tables import write_scores
-from mammo_model.scoring import AppliedModel, ScoredFilm, ScoringError, find_model, left_out, score_film
+from mammo_model.scoring import AppliedModel, ScoredFilm, ScoringError, file_name, find_model, left_out, score_film
 from mammo_model.scoring_settings import ScoringSettings
 
 
@@ -52,6 +54,7 @@ class ScoreSummary(BaseModel):
     timings: list[dict[str, Any]]
 
 
+@counting_runs
 @flow(
     name="score-scans",
     flow_run_name="score-scans {scans}",
@@ -87,8 +90,14 @@ def score_scans(
         films, rejects = step("find films", find_films, client, scans, stages, cluster.item_seconds)
         scored = step("score", score, client, films, target, model, settings, stages, cluster.item_seconds)
         summary = step("write tables", finish, target, model, settings, scored, rejects, stages)
-    if FlowRunContext.get() is not None:
-        create_markdown_artifact(_as_markdown(summary), key="score-summary", description=f"Scored by {model.model_id}")
+    artifacts.leave(
+        "score",
+        _as_markdown(summary, settings),
+        summary.timings,
+        {"report": summary.page, "catalog": shown(Workspace(place).catalog)},
+        lambda: sample_pictures(target, model),
+        summary.phantom,
+    )
     return summary
 
 
@@ -202,6 +211,7 @@ def finish(
     stages: Stages,
 ) -> ScoreSummary:
     """Writes tables and page."""
+    count_rejects([*rejects, *(film.rejection for film in scored if film.rejection is not None)])
     with stages.stage("tables", "films", sum(film.rejection is None for film in scored)) as stage:
         manifest, rejected = write_scores(out, model, settings, scored, rejects, stage.advance)
     return ScoreSummary(
@@ -216,11 +226,22 @@ def finish(
     )
 
 
+def sample_pictures(out: Place, model: AppliedModel) -> list[artifacts.Picture]:
+    """The map of the last class for two films, those with candidates first."""
+    tables = [read_table(out / f"{table}.parquet", ["image_id"]) for table in ("candidates", "images")]
+    films = dict.fromkeys(str(film) for table in tables for film in table["image_id"].to_pylist())
+    name = model.classes[-1]
+    return [
+        artifacts.Picture.of_file(f"{name}: {film}", out / "films" / film / f"{file_name(name)}.png")
+        for film in list(films)[:2]
+    ]
+
+
 def _kind(scans: str) -> bool:
     return scans.partition("=")[0] in kinds() and "=" in scans
 
 
-def _as_markdown(summary: ScoreSummary) -> str:
+def _as_markdown(summary: ScoreSummary, settings: ScoringSettings) -> str:
     return "\n".join(
         [
             f"# Scored by `{summary.model_id}`",
@@ -231,6 +252,8 @@ def _as_markdown(summary: ScoreSummary) -> str:
             "**Phantoms: these scores prove that the plumbing works; they say nothing about medicine.**"
             if summary.phantom
             else "Research software, not a medical device.",
+            "",
+            *artifacts.settings_lines(settings),
             "",
             f"Page: `{summary.page}`",
         ]

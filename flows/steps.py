@@ -8,6 +8,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 from prefect.utilities.annotations import quote
 
+from flows.run_log import attach
+
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
@@ -23,5 +25,6 @@ def step(
     """
     if FlowRunContext.get() is None:
         return function(*args, **kwargs)
+    attach()
     run = cast("Callable[..., Result]", task(name=name, cache_policy=NO_CACHE, persist_result=False)(function))
     return run(*map(quote, args), **{key: quote(value) for key, value in kwargs.items()})

@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
-from prefect.context import FlowRunContext
 from pydantic import BaseModel
 
+from flows import artifacts
+from flows.metrics import counting_runs
 from flows.parameters import over_deployment
 from flows.progress import Stage, Stages
 from flows.steps import step
 from flows.workspace_parameter import WorkspaceParameter
 from mammo_etl import catalog
 from mammo_etl.places import Place, place_of, shown
+from mammo_etl.workspace import Workspace
 from mammo_model.progress import Progress
 from mammo_model.settings import TrainingSettings
 
@@ -48,6 +49,7 @@ class TrainSummary(BaseModel):
     timings: list[dict[str, Any]]
 
 
+@counting_runs
 @flow(
     name="train-model",
     flow_run_name="train-model in {workspace}",
@@ -79,8 +81,17 @@ def train_model(
         timings=stages.timings,
     )
     catalog.write_catalog(place)
-    if FlowRunContext.get() is not None:
-        create_markdown_artifact(_as_markdown(summary), key="training-summary", description=f"Model {run.model_id}")
+    figures = {"Confusion matrix, test split": "confusion_test", "Course of the training": "learning"}
+    artifacts.leave(
+        "training",
+        _as_markdown(summary, settings),
+        [figure.model_dump() for figure in summary.figures],
+        {"report": summary.report, "catalog": shown(Workspace(place).catalog)},
+        lambda: [
+            artifacts.Picture.of_file(title, run.folder / "figures" / f"{name}.png") for title, name in figures.items()
+        ],
+        summary.phantom,
+    )
     return summary
 
 
@@ -124,7 +135,7 @@ def _progress(stages: Stages, epochs: int, bars: ExitStack) -> Progress:
     return Progress(on_stage=on_stage, on_batch=on_batch, on_epoch=on_epoch)
 
 
-def _as_markdown(summary: TrainSummary) -> str:
+def _as_markdown(summary: TrainSummary, settings: TrainingSettings) -> str:
     def show(figure: Figure) -> str:
         if figure.value is None:
             return f"| {figure.name} | - | |"
@@ -138,6 +149,8 @@ def _as_markdown(summary: TrainSummary) -> str:
         "| figure | value | interval |",
         "|---|---:|---|",
         *map(show, summary.figures),
+        "",
+        *artifacts.settings_lines(settings),
         "",
         f"Report: `{summary.report}`",
     ]

@@ -4,17 +4,18 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
-from prefect.context import FlowRunContext
 
+from flows import artifacts
 from flows.clusters import ClusterSettings, open_client, worker_limits
+from flows.metrics import counting_runs
 from flows.parameters import over_deployment
 from flows.progress import Stage, Stages
 from flows.steps import step
 from flows.tune_summary import TuneSummary
 from flows.workspace_parameter import WorkspaceParameter
-from mammo_etl.places import place_of
+from mammo_etl.places import place_of, shown
 from mammo_etl.settings import SettingsError
+from mammo_etl.workspace import Workspace
 from mammo_model.settings import TrainingSettings
 from mammo_model.studies import Study, StudyError, check_installed, study_of
 from mammo_model.tuning_settings import TuningSettings
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from mammo_model.tuning import Search, TrialResult
 
 
+@counting_runs
 @flow(
     name="tune-model",
     flow_run_name="tune-model in {workspace}",
@@ -53,8 +55,18 @@ def tune_model(
         check_installed()
         result = step("tune", tune, found, cluster, stages)
     summary = TuneSummary.of(found, result, new, stages.timings)
-    if FlowRunContext.get() is not None:
-        create_markdown_artifact(summary.as_markdown(), key="tuning-summary", description=f"Study {summary.study_id}")
+    lines = [summary.as_markdown(), "", *artifacts.settings_lines(settings), *artifacts.settings_lines(tuning)]
+    artifacts.leave(
+        "tuning",
+        "\n".join(lines),
+        [
+            {name: trial[name] for name in ("number", "state", "value", "epochs")} | trial["params"]
+            for trial in summary.trials
+        ],
+        {"report": summary.report, "catalog": shown(Workspace(found.workspace).catalog)},
+        lambda: [artifacts.Picture.of_file("Course of the study", found.folder / "figures" / "history.png")],
+        summary.phantom,
+    )
     return summary
 
 

@@ -3,6 +3,7 @@
 A film's work is skipped where its receipts hold: same input files (by content), same settings, same format, output still there and undamaged.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -24,6 +25,8 @@ from mammo_etl.roi_check import check_roi
 from mammo_etl.schema import FORMAT_VERSION, from_rows, to_rows
 from mammo_etl.settings import CleaningSettings, PatchSettings, digest
 from mammo_etl.workspace import DamagedFileError, Workspace, read_sealed, write_bytes, write_sealed
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,7 @@ def convert_film(work: FilmWork, workspace: Place, cleaning: CleaningSettings, p
             )
         avoid, avoidable = _boxes_to_avoid(work, receipt) if patches.normals == "background" else ((), False)
     except SourceFileError as error:
+        _log.info("rejected, %s: %s", error.code, error.message)
         return FilmResult(scan, False, False, 0, (rejection(error, scan),), (), "", (0, 0, 0, 0))
     quality = {f"mask_{name}": value for name, value in receipt["quality"].items()}
     scan = replace(scan, image_sha256=receipt["png"], image_box=tuple(receipt["box"]), **quality)
@@ -79,6 +83,8 @@ def convert_film(work: FilmWork, workspace: Place, cleaning: CleaningSettings, p
         rejection(SourceFileError(Reason(row["code"]), row["message"]), scan, by_id[row["finding_id"]])
         for row in receipt["rejects"]
     )
+    for row in rejects:
+        _log.info("finding %s rejected, %s: %s", row.finding_id, row.code, row.message)
     normals: Literal["normal", "background"] | None = "normal" if scan.normal else "background" if avoidable else None
     basis = digest(receipt["input"], receipt["png"], receipt["regions"], [asdict(box) for box in avoid], normals)
     candidates_path = places.candidates(digest(cleaning, patches)) / f"{scan.image_id}.json"
@@ -101,6 +107,7 @@ def convert_film(work: FilmWork, workspace: Place, cleaning: CleaningSettings, p
         settings=patches,
     )
     rows = to_rows(candidates, Candidate)
+    _log.debug("%s, %d candidates found", "image kept" if image_skipped else "image cleaned", len(candidates))
     write_sealed(candidates_path, {"format_version": FORMAT_VERSION, "basis": basis, "rows": rows}, indent=None)
     return FilmResult(
         scan, image_skipped, False, len(candidates), rejects, findings, receipt["png"], tuple(receipt["box"])

@@ -1,5 +1,6 @@
 """One shard, end to end: cut its patches from the cleaned films, write it, leave a receipt."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,8 @@ from mammo_etl.reuse import Parent, copy_patches
 from mammo_etl.schema import FORMAT_VERSION
 from mammo_etl.settings import digest
 from mammo_etl.workspace import DamagedFileError, read_sealed, write_sealed
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ def extract_shard(work: ShardWork, run: Place, images: Place) -> ShardResult:
         image = read_image(images / f"{image_id}.png", expected, block.dtype)
         for index, y, x in zip(rows.index, rows["y"], rows["x"], strict=True):
             block[index] = cut(image, box, y, x, size)
+    _log.debug("%d patches cut, %d copied from the parent run", np.count_nonzero(~copied), np.count_nonzero(copied))
     sha256 = store.write_shard(array, range(work.start, work.start + len(block)), block)
     # One patch at a time: of the whole shard, NumPy would make 0.5 GB of 64-bit floats.
     moments = [cv2.meanStdDev(patch) for patch in block]

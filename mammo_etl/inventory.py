@@ -1,5 +1,6 @@
 """What the sources hold: tables of films and findings, and what had to be left out."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +11,8 @@ from mammo_etl.places import Stamp
 from mammo_etl.records import Finding, Reason, Rejection, Scan
 from mammo_etl.settings import InventorySettings, SourceSettings, digest
 from mammo_etl.sources import Inventory, source_of
+
+_log = logging.getLogger(__name__)
 
 PHANTOM_MARK = "PHANTOM.txt"
 """A file of this name marks a source's films as phantoms, so that no figure made from them passes for medicine."""
@@ -74,6 +77,7 @@ def read_headers(kind: str, urls: Sequence[str]) -> list[tuple[str, Any | Reject
             found.append((url, source.read_header(url)))
         except SourceFileError as error:
             row = Rejection(stage="inventory", code=error.code, message=error.message, source=kind, path=url)
+            _log.info("%s rejected, %s: %s", url, error.code, error.message)
             found.append((url, row))
     return found
 

@@ -6,6 +6,7 @@ they are, many at a time; temperature, thresholds and figures of the model's rep
 """
 
 import functools
+import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -38,6 +39,8 @@ FORMAT_VERSION = 1
 
 BATCH = 16
 """Patches put to the model at a time; always as many, so that it is compiled once. More were no faster on two cores."""
+
+_log = logging.getLogger(__name__)
 
 NOT_MEDICINE = "Research software, not a medical device."
 PHANTOM = "The model knows phantoms only: this proves plumbing, and says nothing about medicine."
@@ -146,6 +149,7 @@ def score_film(
                 f"The film has {rows} x {columns} pixels, less than a patch of {model.size} x {model.size}.",
             )
     except SourceFileError as error:
+        _log.info("not scored, %s: %s", error.code, error.message)
         return left_out(film, error.code, error.message)
     places = places_of(clean, rows, columns, model.size, settings)
     answers = ask(loaded(model.path, model.sha256), clean.image, _box(clean), places, model.size, threads)
