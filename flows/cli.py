@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from flows.signals import code_of_signal, ended_by_sigterm
 from flows.summary_tables import show_architectures, show_build, show_scores, show_study, show_training
 from mammo_etl.files import SourceFileError
+from mammo_etl.formats import FormatError
 from mammo_etl.inventory import InventoryError, list_sources
 from mammo_etl.lock import WorkspaceInUseError, locked
 from mammo_etl.phantom.source_faults import FAULTS, Fault, parse_faults
@@ -114,7 +115,7 @@ def main() -> None:
     _quiet()
     try:
         _run()
-    except (SettingsError, PlaceError, UsageError, ReaderError) as error:
+    except (SettingsError, PlaceError, UsageError, ReaderError, FormatError) as error:
         _fail(error, 2)
     except RUN_FAILURES as error:
         _fail(error, 1)
@@ -218,7 +219,7 @@ def _prepare_prefect(*expected: type[Exception]) -> None:
     def surprising(record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
         return (
-            not isinstance(error, (SettingsError, *RUN_FAILURES, *expected))
+            not isinstance(error, (SettingsError, FormatError, *RUN_FAILURES, *expected))
             and not (isinstance(error, OSError) and error.errno in NOT_WRITTEN)
             and code_of_signal(error) is None
             and "Finished in state Failed" not in record.getMessage()
