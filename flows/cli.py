@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flows.signals import code_of_signal, ended_by_sigterm
-from flows.summary_tables import show_architectures, show_build, show_scores, show_study, show_training
+from flows.summary_tables import counted, show_architectures, show_build, show_scores, show_study, show_training
 from mammo_etl.files import SourceFileError
 from mammo_etl.formats import FormatError
 from mammo_etl.inventory import InventoryError, list_sources
@@ -22,7 +22,7 @@ from mammo_etl.lock import WorkspaceInUseError, locked
 from mammo_etl.phantom.source_faults import FAULTS, Fault, parse_faults
 from mammo_etl.places import Place, PlaceError, place_of, shown
 from mammo_etl.presets import PRESETS
-from mammo_etl.reader import ReaderError, open_run
+from mammo_etl.reader import ReaderError, open_run, read_table
 from mammo_etl.settings import SettingsError, SourceSettings
 from mammo_etl.workspace import DamagedFileError
 from mammo_model.settings import ArchitectureName
@@ -461,7 +461,11 @@ def _score(
         model = find_model(workspace, model).model_id
         score_scans.check_places(scans, workspace.absolute(), out.absolute())
         if is_single(scans):
-            return score_scans.score_one(scans, workspace.absolute(), out.absolute(), model, job.scoring)
+            summary = score_scans.score_one(scans, workspace.absolute(), out.absolute(), model, job.scoring)
+            # Of many films the rest goes on; of one, nothing is left.
+            for row in read_table(out / "rejects.parquet").to_pylist():
+                raise RunError(f"{scans}: not scored: {row['code']}: {row['message']}")
+            return summary
         _prepare_prefect(ScoringError)
         return score_scans.score_scans(scans, shown(workspace), shown(out), model, job.scoring, job.cluster)
     except ScoringError as error:
@@ -557,7 +561,8 @@ def _phantom(
             on_patient=lambda done, total: bar.update(patients_bar, completed=done, total=total),
             faults=faults,
         )
-    console.print(f"{summary.patients} patients, {summary.films} films, {summary.findings} findings in {out}")
+    counts = (counted(getattr(summary, name), name) for name in ("patients", "films", "findings"))
+    console.print(f"{', '.join(counts)} in {out}")
 
 
 @app.command()

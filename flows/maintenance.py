@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.progress import Stages
+from flows.summary_tables import counted
 from mammo_etl.catalog import verify_files
 from mammo_etl.formats import check_format
 from mammo_etl.garbage import Garbage, Kind, find_garbage, remove
@@ -114,9 +115,10 @@ def show_verification(found: Verification, console: Console) -> None:
     """Prints a sentence per fault, or that there is none."""
     for fault in found.faults:
         console.print(fault, style="red", soft_wrap=True, markup=False, highlight=False)
-    films = f" and {found.films:,} films" if found.films else ""
-    verdict = f"{len(found.faults):,} faults" if found.faults else "as published"
-    console.print(f"{found.run_id}: {found.files:,} files{films} read: {verdict}", soft_wrap=True, highlight=False)
+    films = f" and {counted(found.films, 'films')}" if found.films else ""
+    verdict = counted(len(found.faults), "faults") if found.faults else "as published"
+    read = f"{counted(found.files, 'files')}{films}"
+    console.print(f"{found.run_id}: {read} read: {verdict}", soft_wrap=True, highlight=False)
 
 
 def show_garbage(summary: GarbageSummary, console: Console) -> None:

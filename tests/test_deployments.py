@@ -180,32 +180,10 @@ def as_arguments(parameters: Mapping[str, Any]) -> list[str]:
     return [word for key, value in parameters.items() for word in ("--param", f"{key}={json.dumps(value)}")]
 
 
-@dataclass(frozen=True)
-class Watched:
-    """Two runs under way side by side, as each takes half a minute to start; `prefect deployment run --watch` follows them."""
-
-    good: "subprocess.Popen[bytes]"
-    workspace: Path
-    failing: "subprocess.Popen[bytes]"
-    nowhere: Path
-    """The folder of films that is not there."""
-
-
-@pytest.fixture(scope="module")
-def watched(prefect: Prefect, phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Watched:
-    folder = tmp_path_factory.mktemp("watched")
+def watched(prefect: Prefect, parameters: Mapping[str, Any], log: str) -> "subprocess.Popen[bytes]":
+    """Starts a run of a deployment; the command follows it to its end."""
     command = ("deployment", "run", "build-dataset/reprocess", "--watch")
-    good = build_parameters(phantoms, folder / "workspace", {"workers": 1})
-    failing = {
-        "sources": [{"kind": "mini-mias", "path": str(folder / "nowhere")}],
-        "workspace": str(folder / "failing"),
-    }
-    return Watched(
-        prefect.start(*command, *as_arguments(good), log="good.log"),
-        folder / "workspace",
-        prefect.start(*command, *as_arguments(failing), log="failing.log"),
-        folder / "nowhere",
-    )
+    return prefect.start(*command, *as_arguments(parameters), log=log)
 
 
 def test_the_deployments_are_as_prefect_yaml_says(prefect: Prefect) -> None:
@@ -270,25 +248,27 @@ def test_a_wrong_setting_is_refused_before_there_is_a_run(
     assert all(run["parameters"]["settings"] != settings for run in prefect.runs("build-dataset/reprocess"))
 
 
+@pytest.mark.slow
 def test_a_run_on_demand_publishes_and_listens_on_the_loopback_interface_alone(
-    prefect: Prefect, watched: Watched
+    prefect: Prefect, phantoms: Path, tmp_path: Path
 ) -> None:
+    process = watched(prefect, build_parameters(phantoms, tmp_path / "workspace", {"workers": 1}), "good.log")
     listening: dict[str, str] = {}
 
     def ended() -> int | None:
         listening.update(prefect.listening())
-        return watched.good.poll()
+        return process.poll()
 
     assert prefect.wait("the run ends", ended, 300) == 0, prefect.logs()
 
-    published = open_run(watched.workspace)
+    published = open_run(tmp_path / "workspace")
     assert set(published.patches()["source"]) == {"cbis-ddsm", "ddsm"}
     settings = published.manifest["settings"]["patches"]
     assert (settings["size"], settings["stride"]) == (64, 32)
     # What the override leaves out has its default.
     assert settings["around"] == BuildSettings().patches.around
 
-    [run] = prefect.runs("build-dataset/reprocess", watched.workspace)
+    [run] = prefect.runs("build-dataset/reprocess", tmp_path / "workspace")
     assert run["state"]["type"] == "COMPLETED"
     artifacts = prefect.artifacts(run["id"])
     progress = {artifact["key"]: artifact["data"] for artifact in artifacts if artifact["type"] == "progress"}
@@ -305,11 +285,14 @@ def test_a_run_on_demand_publishes_and_listens_on_the_loopback_interface_alone(
     assert "multiprocessing" in seen, "a Dask worker is a process of its own"
 
 
-def test_a_run_that_fails_says_why_and_ends_the_command_with_an_error(prefect: Prefect, watched: Watched) -> None:
-    reason = f"InventoryError: source mini-mias={watched.nowhere}: no such folder or zip archive"
-    assert prefect.wait("the failing run ends", watched.failing.poll, 300) == 1, prefect.logs()
+def test_a_run_that_fails_says_why_and_ends_the_command_with_an_error(prefect: Prefect, tmp_path: Path) -> None:
+    nowhere, workspace = tmp_path / "nowhere", tmp_path / "failing"
+    parameters = {"sources": [{"kind": "mini-mias", "path": str(nowhere)}], "workspace": str(workspace)}
+    process = watched(prefect, parameters, "failing.log")
+    reason = f"InventoryError: source mini-mias={nowhere}: no such folder or zip archive"
+    assert prefect.wait("the failing run ends", process.poll, 300) == 1, prefect.logs()
     assert reason in (prefect.home / "failing.log").read_text()
-    [run] = prefect.runs("build-dataset/reprocess", watched.nowhere.with_name("failing"))
+    [run] = prefect.runs("build-dataset/reprocess", workspace)
     assert run["state"]["type"] == "FAILED"
     assert run["state"]["message"] == f"Flow run encountered an exception: {reason}"
     # What Prefect keeps of the failure is no pickle.
