@@ -56,10 +56,16 @@ def write_model(
     folder = workspace / "models" / name
     folder.mkdir(parents=True)
     build_network(SIZE, settings).save(folder / "model.keras")
-    manifest = {"model_id": name, "run_id": "run-1", "phantom": True, "finished": f"{finished}T00:00:00+00:00"}
+    manifest = {
+        "format_version": 3,
+        "model_id": name,
+        "run_id": "run-1",
+        "phantom": True,
+        "finished": f"{finished}T00:00:00+00:00",
+    }
     digests = {"model.keras": digest_of_file(folder / "model.keras")}
     (folder / "manifest.json").write_text(json.dumps({**manifest, "files": digests}))
-    (folder / "metrics.json").write_text(json.dumps({"classes": settings.classes}))
+    (folder / "metrics.json").write_text(json.dumps({"format_version": 2, "classes": settings.classes}))
     run = workspace / "runs" / "run-1"
     run.mkdir(parents=True, exist_ok=True)
     of_run = {"format_version": 3, "settings": {"patches": {"size": SIZE}, "cleaning": {"smooth_mm": 2.0}}}
