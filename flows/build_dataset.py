@@ -91,6 +91,7 @@ def build_dataset(
         if known is not None:
             summary = BuildSummary.of(known, False, [])
         else:
+            catalog.check_formats(place)
             summary = _build(sources, files, place, settings, cluster, basis, check)
     if FlowRunContext.get() is not None:
         announce(summary.run_id, place, summary.new)

@@ -15,14 +15,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from flows.ops.commands import app as ops
 from flows.signals import code_of_signal, ended_by_sigterm
-from flows.summary_tables import show_architectures, show_build, show_scores, show_study, show_training
+from flows.summary_tables import counted, show_architectures, show_build, show_scores, show_study, show_training
 from mammo_etl.files import SourceFileError
+from mammo_etl.formats import FormatError
 from mammo_etl.inventory import InventoryError, list_sources
 from mammo_etl.lock import WorkspaceInUseError, locked
 from mammo_etl.phantom.source_faults import FAULTS, Fault, parse_faults
 from mammo_etl.places import Place, PlaceError, place_of, shown
 from mammo_etl.presets import PRESETS
-from mammo_etl.reader import ReaderError, open_run
+from mammo_etl.reader import ReaderError, open_run, read_table
 from mammo_etl.settings import SettingsError, SourceSettings
 from mammo_etl.workspace import DamagedFileError
 from mammo_model.settings import ArchitectureName
@@ -116,7 +117,7 @@ def main() -> None:
     _quiet()
     try:
         _run()
-    except (SettingsError, PlaceError, UsageError, ReaderError) as error:
+    except (SettingsError, PlaceError, UsageError, ReaderError, FormatError) as error:
         _fail(error, 2)
     except RUN_FAILURES as error:
         _fail(error, 1)
@@ -220,7 +221,7 @@ def _prepare_prefect(*expected: type[Exception]) -> None:
     def surprising(record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
         return (
-            not isinstance(error, (SettingsError, *RUN_FAILURES, *expected))
+            not isinstance(error, (SettingsError, FormatError, *RUN_FAILURES, *expected))
             and not (isinstance(error, OSError) and error.errno in NOT_WRITTEN)
             and code_of_signal(error) is None
             and "Finished in state Failed" not in record.getMessage()
@@ -462,7 +463,11 @@ def _score(
         model = find_model(workspace, model).model_id
         score_scans.check_places(scans, workspace.absolute(), out.absolute())
         if is_single(scans):
-            return score_scans.score_one(scans, workspace.absolute(), out.absolute(), model, job.scoring)
+            summary = score_scans.score_one(scans, workspace.absolute(), out.absolute(), model, job.scoring)
+            # Of many films the rest goes on; of one, nothing is left.
+            for row in read_table(out / "rejects.parquet").to_pylist():
+                raise RunError(f"{scans}: not scored: {row['code']}: {row['message']}")
+            return summary
         _prepare_prefect(ScoringError)
         return score_scans.score_scans(scans, shown(workspace), shown(out), model, job.scoring, job.cluster)
     except ScoringError as error:
@@ -558,7 +563,8 @@ def _phantom(
             on_patient=lambda done, total: bar.update(patients_bar, completed=done, total=total),
             faults=faults,
         )
-    console.print(f"{summary.patients} patients, {summary.films} films, {summary.findings} findings in {out}")
+    counts = (counted(getattr(summary, name), name) for name in ("patients", "films", "findings"))
+    console.print(f"{', '.join(counts)} in {out}")
 
 
 @app.command()

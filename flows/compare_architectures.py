@@ -14,6 +14,7 @@ from flows.train_model import train
 from flows.workspace_parameter import WorkspaceParameter
 from mammo_etl import catalog
 from mammo_etl.files import digest_of
+from mammo_etl.formats import MODEL_VERSION
 from mammo_etl.places import Place, place_of, shown
 from mammo_etl.reader import open_run
 from mammo_etl.workspace import Workspace, write_bytes
@@ -63,6 +64,7 @@ def compare_architectures(
 
     stages = Stages()
     place = place_of(workspace).absolute()
+    catalog.check_formats(place)
     # What is published meanwhile is another run.
     run_id = open_run(place, run_id).run_id
     runs: dict[str, ModelRun] = {}
@@ -77,7 +79,8 @@ def compare_architectures(
                 raise
     folder = comparison_folder(place, runs)
     results = [_row(name, run) for name, run in runs.items()]
-    catalog.write_table(folder / "results.parquet", pa.Table.from_pylist(results))
+    table = catalog.versioned(pa.Table.from_pylist(results), MODEL_VERSION)
+    catalog.write_table(folder / "results.parquet", table)
     write_bytes(folder / "results.csv", pd.DataFrame(results).to_csv(index=False).encode())
     _draw(runs, folder / "learning.png")
     catalog.write_catalog(place)

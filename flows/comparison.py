@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
-from flows.summary_tables import PHANTOMS, shown_figure
+from flows.summary_tables import PHANTOMS, counted, shown_figure
 from mammo_etl.places import Place, place_of
 from mammo_model.comparison import Comparison, compare
 
@@ -34,7 +34,7 @@ def show_comparison(found: Comparison, console: Console) -> None:
     console.print(f"A: {found.model_a}\nB: {found.model_b}", soft_wrap=True, markup=False, highlight=False)
     console.print(table)
     console.print(
-        f"{found.patches:,} test patches of {found.patients:,} patients; paired bootstrap, {found.resamples:,} resamples of patients.",
+        f"{counted(found.patches, 'test patches')} of {counted(found.patients, 'patients')}; paired bootstrap, {found.resamples:,} resamples of patients.",
         soft_wrap=True,
         highlight=False,
     )

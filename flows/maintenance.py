@@ -8,12 +8,15 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.progress import Stages
+from flows.summary_tables import counted
 from mammo_etl.catalog import verify_files
+from mammo_etl.formats import check_format
 from mammo_etl.garbage import Garbage, Kind, find_garbage, remove
 from mammo_etl.latest import forget
 from mammo_etl.lock import locked
 from mammo_etl.places import Place
 from mammo_etl.reader import DamagedRunError, ReaderError, open_run
+from mammo_etl.schema import FORMAT_VERSION
 from mammo_etl.verify import Verification, verify_films
 from mammo_etl.workspace import Workspace
 
@@ -37,7 +40,8 @@ class GarbageSummary(BaseModel):
 def verify(workspace: Place, run_id: str | None, deep: bool) -> Verification:
     """Re-reads a run (the published one, if none is named) against its digests; `deep`: also against its films and their sources.
 
-    Where there is a fault, the next build compares by content: a disk's errors leave stamps as they were. Raises ReaderError if there is no such run.
+    Where there is a fault, the next build compares by content: a disk's errors leave stamps as they were. Raises ReaderError if there is no such run, and
+    FormatError if it is of a format that is not known or, `deep`, of an older one.
     """
     found = _verification(workspace, run_id, deep)
     if found.faults:
@@ -50,6 +54,9 @@ def _verification(workspace: Place, run_id: str | None, deep: bool) -> Verificat
         run = open_run(workspace, run_id)
     except DamagedRunError as error:
         return Verification(run_id=run_id or "", files=0, films=0, faults=[str(error)])
+    if deep:
+        remedy = "verify it without --deep, as its films were cleaned otherwise than they are now"
+        check_format(run.folder / "manifest.json", run.manifest, FORMAT_VERSION, remedy)
     stages = Stages()
     faults: list[str] = []
     with stages.stage("files", "files", len(run.manifest["digests"])) as files:
@@ -108,9 +115,10 @@ def show_verification(found: Verification, console: Console) -> None:
     """Prints a sentence per fault, or that there is none."""
     for fault in found.faults:
         console.print(fault, style="red", soft_wrap=True, markup=False, highlight=False)
-    films = f" and {found.films:,} films" if found.films else ""
-    verdict = f"{len(found.faults):,} faults" if found.faults else "as published"
-    console.print(f"{found.run_id}: {found.files:,} files{films} read: {verdict}", soft_wrap=True, highlight=False)
+    films = f" and {counted(found.films, 'films')}" if found.films else ""
+    verdict = counted(len(found.faults), "faults") if found.faults else "as published"
+    read = f"{counted(found.files, 'files')}{films}"
+    console.print(f"{found.run_id}: {read} read: {verdict}", soft_wrap=True, highlight=False)
 
 
 def show_garbage(summary: GarbageSummary, console: Console) -> None:

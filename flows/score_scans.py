@@ -32,7 +32,9 @@ from mammo_etl.settings import SettingsError, SourceSettings
 from mammo_etl.sources import kinds
 from mammo_etl.workspace import Workspace
 from mammo_model.score_tables import write_scores
-from mammo_model.scoring import AppliedModel, ScoredFilm, ScoringError, file_name, find_model, left_out, score_film
+from mammo_model.scoring import (
+    AppliedModel, ScoredFilm, ScoringError, check_output, file_name, find_model, left_out, score_film
+)
 from mammo_model.scoring_settings import ScoringSettings
 
 
@@ -141,10 +143,11 @@ def _holds(folder: Place | str, place: Place | str) -> bool:
 
 @contextmanager
 def _kept(out: Place) -> Iterator[None]:
-    """Keeps other scorings out of OUT; raises mammo_etl.lock.WorkspaceInUseError."""
+    """Keeps other scorings out of OUT; raises mammo_etl.lock.WorkspaceInUseError, and FormatError if a newer mammo has scored into it."""
     if isinstance(out, Path):
         out.mkdir(parents=True, exist_ok=True)
     with locked(out, "a scoring"):
+        check_output(out)
         yield
 
 

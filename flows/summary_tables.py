@@ -25,6 +25,12 @@ def shown_figure(value: float | None, style: str = ".3f") -> str:
     return "-" if value is None else format(value, style)
 
 
+def counted(count: int, plural: str) -> str:
+    """A number of things by their name in English, as `1 patch` or `2,000 patches`."""
+    singular = plural.removesuffix("es") if plural.endswith("ches") else plural.removesuffix("s")
+    return f"{count:,} {singular if count == 1 else plural}"
+
+
 def show_build(summary: "BuildSummary", console: Console) -> None:
     """Prints a row per stage, what the run holds, and what a user should know."""
     table = Table("stage", "items", "skipped", "seconds", title=f"Dataset run {summary.run_id}")
@@ -33,7 +39,7 @@ def show_build(summary: "BuildSummary", console: Console) -> None:
     for row in summary.timings:
         table.add_row(row["stage"], f"{row['items']:,} {row['unit']}", f"{row['skipped']:,}", f"{row['seconds']:.1f}")
     console.print(table if summary.timings else table.title)
-    console.print(", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in summary.counts.items()))
+    console.print(", ".join(counted(count, name.replace("_", " ")) for name, count in summary.counts.items()))
     for reason, count in summary.rejects.items():
         console.print(f"rejected: {count:,} {reason} ({REASONS[Reason(reason)]})", markup=False, highlight=False)
     for warning in summary.warnings:
@@ -62,7 +68,7 @@ def show_study(summary: "TuneSummary", console: Console) -> None:
     """Prints the best trials, and the command that trains a model under the best settings."""
     best = ranked(summary.trials)[:SHOWN]
     names = [f"trial {trial['number']}{', pruned' if trial['state'] == 'pruned' else ''}" for trial in best]
-    title = f"Study {summary.study_id}: {len(summary.trials)} trials, best first"
+    title = f"Study {summary.study_id}: {counted(len(summary.trials), 'trials')}, best first"
     table = Table("on the validation split", *names, title=title)
     for column in table.columns[1:]:
         column.justify = "right"
@@ -99,12 +105,12 @@ def show_scores(summary: "ScoreSummary", console: Console) -> None:
     """Prints how much was scored, what could not be, and where the page is."""
     console.print(f"Scored by {summary.model_id}", soft_wrap=True, markup=False, highlight=False)
     counts = ("images", "patients", "candidates", "windows")
-    console.print(", ".join(f"{summary.counts[name]:,} {name}" for name in counts))
+    console.print(", ".join(counted(summary.counts[name], name) for name in counts))
     for reason, count in summary.rejects.items():
         console.print(f"not scored: {count:,} {reason} ({REASONS[Reason(reason)]})", markup=False, highlight=False)
     if summary.phantom:
         console.print(f"The model was trained {PHANTOMS}")
     if summary.skipped:
-        console.print(f"{summary.skipped:,} films were scored before, and have not changed.")
+        console.print(f"{counted(summary.skipped, 'films')} scored before, unchanged.")
     console.print("Research software, not a medical device.")
     console.print(f"Page: {summary.page}", soft_wrap=True, markup=False, highlight=False)

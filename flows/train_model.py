@@ -67,6 +67,7 @@ def train_model(
     settings = over_deployment("settings", settings)
     stages = Stages()
     place = place_of(workspace).absolute()
+    catalog.check_formats(place)
     run = step("train and evaluate", train, place, settings, run_id, stages)
     test = run.metrics["splits"]["test"]
     names = ("accuracy", "balanced_accuracy", "weighted_precision", "weighted_recall", "weighted_f1")

@@ -1,6 +1,7 @@
 """The only Parquet writer: a run's tables, the catalog, and the publishing of a run."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,8 +12,9 @@ import pyarrow.parquet as pq
 
 from mammo_etl import extract, store
 from mammo_etl.files import digest_of_file
+from mammo_etl.formats import METRICS_VERSION, MODEL_VERSION, OLDEST_METRICS, OLDEST_MODEL, OLDEST_RUN, check_format
 from mammo_etl.places import Place, files_below, name_below, read_each, remove_tree
-from mammo_etl.reader import DamagedRunError, PublishedRun, open_run, read_manifest, read_table
+from mammo_etl.reader import DamagedRunError, PublishedRun, open_run, published_id, read_manifest, read_table
 from mammo_etl.records import Finding, Rejection, Scan
 from mammo_etl.schema import FORMAT_VERSION, PATCHES, to_table
 from mammo_etl.versions import package_versions
@@ -37,6 +39,12 @@ CATALOG = pa.schema(
 
 class IncompleteRunError(Exception):
     """A run that lacks shards, or whose shards are not what their receipts say."""
+
+
+def versioned(table: pa.Table, version: int) -> pa.Table:
+    """A table that says of which format it is."""
+    metadata = table.schema.metadata or {}
+    return table.replace_schema_metadata({**metadata, b"format_version": str(version).encode()})
 
 
 def write_table(path: Place, table: pa.Table, row_group: int | None = None) -> None:
@@ -161,19 +169,44 @@ def finished_run(workspace: Place, run_id: str) -> PublishedRun | None:
 
 
 def write_catalog(workspace: Place) -> None:
-    """Writes the catalog anew from the manifests of all finished runs and models, so that writers at the same time lose nothing for long."""
+    """Writes the catalog anew from the manifests of all finished runs and models, so that writers at the same time lose nothing for long.
+
+    Raises FormatError if one of them is of a format that is not known.
+    """
+    path, table = Workspace(workspace).catalog, _catalog(workspace)
+    if not _holds(path, table):
+        write_table(path, table)
+
+
+def check_formats(workspace: Place) -> None:
+    """Raises FormatError if a newer mammo has worked in a workspace, before an older one publishes anything in it; names the file."""
+    # One that is damaged is mended.
+    with suppress(DamagedRunError):
+        published_id(workspace)
+    path = Workspace(workspace).catalog
+    try:
+        metadata = read_table(path).schema.metadata or {}
+    except (OSError, pa.ArrowInvalid):
+        metadata = {}
+    found = metadata.get(b"format_version", b"").decode()
+    if found.isdecimal():
+        check_format(path, {"format_version": int(found)}, FORMAT_VERSION, "", OLDEST_RUN)
+    _catalog(workspace)
+
+
+def _catalog(workspace: Place) -> pa.Table:
     places = Workspace(workspace)
     rows = [_run_row(manifest) for run in entries(places.runs) if (manifest := read_manifest(run / "manifest.json"))]
-    rows += [
-        _model_row(manifest, metrics)
-        for model in entries(places.models)
-        if (manifest := read_json(model / "manifest.json")) and (metrics := read_json(model / "metrics.json"))
-    ]
+    for model in entries(places.models):
+        paths = model / "manifest.json", model / "metrics.json"
+        manifest, metrics = map(read_json, paths)
+        if manifest and metrics:
+            check_format(paths[0], manifest, MODEL_VERSION, "train the model again", OLDEST_MODEL)
+            check_format(paths[1], metrics, METRICS_VERSION, "train the model again", OLDEST_METRICS)
+            rows.append(_model_row(manifest, metrics))
     rows.sort(key=lambda row: (row["created"], row["kind"], row["id"]))
     blank = dict.fromkeys(CATALOG.names)
-    table = pa.Table.from_pylist([{**blank, **row} for row in rows], schema=CATALOG)
-    if not _holds(places.catalog, table):
-        write_table(places.catalog, table)
+    return pa.Table.from_pylist([{**blank, **row} for row in rows], schema=CATALOG)
 
 
 def _holds(path: Place, table: pa.Table) -> bool:

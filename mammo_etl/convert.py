@@ -17,6 +17,7 @@ from mammo_etl.files import SourceFileError, digest_of, fingerprint_of, read_byt
 from mammo_etl.film import decode_film, read_film
 from mammo_etl.film_statistics import film_statistics
 from mammo_etl.film_work import FilmWork
+from mammo_etl.formats import version_of
 from mammo_etl.places import Place
 from mammo_etl.png import decode_png, encode_png
 from mammo_etl.records import Box, Candidate, Finding, Reason, Rejection, RoiKind, Scan, Verdict
@@ -165,7 +166,7 @@ def _meaning(work: FilmWork) -> str:
 def _valid_image(path: Place, work: FilmWork) -> dict[str, Any] | None:
     """The receipt of the cleaned film if it still holds, else None; files with other stamps and the same content get their new stamps in it."""
     receipt = read_sealed(path)
-    if receipt is None or receipt["format_version"] != FORMAT_VERSION or receipt["meaning"] != _meaning(work):
+    if receipt is None or version_of(receipt) != FORMAT_VERSION or receipt["meaning"] != _meaning(work):
         return None
     files = input_files(work.scan, work.findings)
     if len(files) != len(receipt["files"]):
@@ -262,7 +263,7 @@ def _with_evidence(finding: Finding, evidence: dict[str, Any]) -> Finding:
 
 def _valid_candidates(path: Place, basis: str) -> list[Any] | None:
     known = read_sealed(path)
-    if known is None or known["format_version"] != FORMAT_VERSION or known["basis"] != basis:
+    if known is None or version_of(known) != FORMAT_VERSION or known["basis"] != basis:
         return None
     rows: list[Any] = known["rows"]
     return rows

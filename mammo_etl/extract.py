@@ -11,6 +11,7 @@ import pandas as pd
 from mammo_etl import store
 from mammo_etl.dicom import Pixels
 from mammo_etl.files import digest_of
+from mammo_etl.formats import version_of
 from mammo_etl.places import Place
 from mammo_etl.png import decode_png
 from mammo_etl.reuse import Parent, copy_patches
@@ -98,7 +99,7 @@ def extract_shard(work: ShardWork, run: Place, images: Place) -> ShardResult:
 def valid_receipt(run: Place, shard: int, basis: str | None = None) -> dict[str, Any] | None:
     """Receipt of a shard if it holds: for that `basis` (any, if None), and the shard's file is what was written."""
     receipt = read_sealed(receipt_path(run, shard))
-    if receipt is None or receipt["format_version"] != FORMAT_VERSION or basis not in (None, receipt["basis"]):
+    if receipt is None or version_of(receipt) != FORMAT_VERSION or basis not in (None, receipt["basis"]):
         return None
     try:
         content = store.shard_path(run / "patches.zarr", shard).read_bytes()

@@ -12,9 +12,9 @@ from typing import Any
 
 from mammo_etl import catalog
 from mammo_etl.files import digest_of_file
+from mammo_etl.formats import MODEL_VERSION, OLDEST_MODEL, STUDY_VERSION, check_format
 from mammo_etl.places import Place, files_below, remove_tree
 from mammo_etl.reader import ReaderError, published_id, read_manifest, read_table
-from mammo_etl.schema import FORMAT_VERSION
 from mammo_etl.settings import digest
 from mammo_etl.workspace import UNFINISHED, Workspace, entries, read_json
 
@@ -43,7 +43,7 @@ def find_garbage(workspace: Place, keep: int | None = None) -> Iterator[Garbage]
     """What can go, while no build is at work (see `mammo_etl.lock`).
 
     Of the finished runs all stay, or the `keep` newest, besides the published one and those of models and studies. Raises ReaderError if what is
-    kept cannot be known: a kept run is damaged or of a newer format, or `current.json` is damaged.
+    kept cannot be known, as a kept run or `current.json` is damaged, and FormatError if anything here is of a format that is not known.
     """
     places = Workspace(workspace)
     manifests = {path.name: read_manifest(path / "manifest.json") for path in entries(places.runs)}
@@ -94,13 +94,20 @@ def _kept_runs(places: Workspace, finished: dict[str, dict[str, Any]], keep: int
     if published is not None:
         kept.add(published)
     for model in entries(places.models):
-        manifest = read_json(model / "manifest.json")
+        path = model / "manifest.json"
+        manifest = read_json(path)
+        if manifest is not None:
+            check_format(path, manifest, MODEL_VERSION, "train the model again", OLDEST_MODEL)
         # A training under way has no manifest yet; its model's name begins with that of its run.
         kept |= {manifest["run_id"]} if manifest else {name for name in finished if model.name.startswith(f"{name}-")}
     for study in entries(places.studies):
         # Written before its first trial.
-        begun = read_json(study / "tuning.json")
-        kept |= {begun["run_id"]} if begun else set()
+        path = study / "tuning.json"
+        begun = read_json(path)
+        if begun is not None:
+            # Older ones name their run, too.
+            check_format(path, begun, STUDY_VERSION, "remove the study's folder", oldest=1)
+            kept.add(begun["run_id"])
     return kept
 
 
@@ -121,10 +128,6 @@ def _needed(
                 f"{folder}: damaged, so that it cannot be told which films it needs; mend it by building it again"
             )
         version = manifest["format_version"]
-        if version > FORMAT_VERSION:
-            raise ReaderError(
-                f"{folder}: format version {version} is newer than {FORMAT_VERSION}, so that it cannot be told which films it needs"
-            )
         films = {str(name) for name in read_table(table, ["image_id"])["image_id"].to_pylist()}
         cleaning, patches = manifest["settings"]["cleaning"], manifest["settings"]["patches"]
         images.setdefault(digest(cleaning, version=version), set()).update(films)

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from mammo_etl.files import NOT_READ, stamp_of
+from mammo_etl.formats import version_of
 from mammo_etl.inventory import SourceFiles
 from mammo_etl.places import Place, files_below, stamp_at
 from mammo_etl.reader import PublishedRun, ReaderError, open_run
@@ -51,7 +52,7 @@ def up_to_date(workspace: Place, basis: str, settings: BuildSettings) -> Publish
     A training writes the catalog anew: one with another stamp is mended, if it has to be.
     """
     known = read_sealed(Workspace(workspace).latest)
-    if not basis or known is None or known["format_version"] != FORMAT_VERSION or known["basis"] != basis:
+    if not basis or known is None or version_of(known) != FORMAT_VERSION or known["basis"] != basis:
         return None
     if known["result"] != _result(workspace, known["run_id"], settings):
         return None

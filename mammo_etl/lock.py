@@ -199,15 +199,20 @@ def _processes() -> str | None:
 
 
 def _read(content: bytes) -> dict[str, Any] | None:
-    """Who holds a lock; None if it is empty, and so nobody does."""
-    holder: dict[str, Any] | None = json.loads(content) if content else None
-    return holder
+    """Who holds a lock; None if it is empty, and so nobody does. Another version of mammo may say less of itself, and holds it all the same."""
+    if not content:
+        return None
+    try:
+        holder = json.loads(content)
+    except ValueError:
+        holder = None
+    return holder if isinstance(holder, dict) else {}
 
 
 def _has_died(holder: dict[str, Any]) -> bool:
     """Whether it is known that a process, of those that can be seen from here, is gone."""
     processes = _processes()
-    if processes is None or holder.get("processes") != processes:
+    if processes is None or holder.get("processes") != processes or "pid" not in holder:
         return False
     try:
         # Another user's process is there, too.
@@ -221,6 +226,6 @@ def _has_died(holder: dict[str, Any]) -> bool:
 def _in_use(path: Place, holder: Any) -> WorkspaceInUseError:
     said = "another build or gc is at work here"
     # Nobody is named while it is just beginning or ending.
-    if isinstance(holder, dict):
+    if isinstance(holder, dict) and {"work", "host", "pid", "since"} <= holder.keys():
         said = f"{holder['work']} is at work here (host {holder['host']}, process {holder['pid']}, since {holder['since']})"
     return WorkspaceInUseError(f"{path.parent}: {said}; wait until that has ended")

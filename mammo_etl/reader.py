@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mammo_etl import store
+from mammo_etl.formats import OLDEST_RUN, check_format, version_of
 from mammo_etl.places import Place, place_of
 from mammo_etl.schema import FORMAT_VERSION
 from mammo_etl.workspace import Workspace, read_json, read_sealed
@@ -13,8 +14,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+_BUILD_AGAIN = "build the run again"
+
+
 class ReaderError(Exception):
-    """No published run that this version can read, in one sentence."""
+    """No published run to read, in one sentence."""
 
 
 class DamagedRunError(ReaderError):
@@ -49,7 +53,7 @@ def read_table(path: Place, columns: list[str] | None = None) -> "pa.Table":
 def open_run(workspace: str | Place, run_id: str | None = None) -> PublishedRun:
     """The run that `current.json` names, or the one asked for.
 
-    Raises ReaderError if there is none, or if it is of a newer format, and DamagedRunError if it is damaged.
+    Raises ReaderError if there is none, mammo_etl.formats.FormatError if it is of a format that is not known, and DamagedRunError if it is damaged.
     """
     workspace = place_of(workspace)
     run_id = run_id or published_id(workspace)
@@ -62,27 +66,34 @@ def open_run(workspace: str | Place, run_id: str | None = None) -> PublishedRun:
     manifest = read_manifest(path)
     if manifest is None:
         raise DamagedRunError(f"{path}: changed since it was published; run the build again, which mends it")
-    if manifest["format_version"] > FORMAT_VERSION:
-        raise ReaderError(
-            f"{folder}: format version {manifest['format_version']} is newer than {FORMAT_VERSION}, the newest known here"
-        )
     return PublishedRun(run_id, folder, manifest)
 
 
 def published_id(workspace: Place) -> str | None:
-    """The run that `current.json` names; None if nothing was published. Raises DamagedRunError if the file is damaged."""
+    """The run that `current.json` names; None if nothing was published.
+
+    Raises DamagedRunError if the file is damaged, and FormatError if it is of a newer format.
+    """
     path = Workspace(workspace).current
     if not path.exists():
         return None
-    current = read_json(path)
-    if not isinstance(current, dict) or "run_id" not in current:
+    current: Any = read_json(path)
+    known = isinstance(current, dict) and version_of(current) is not None
+    if known:
+        check_format(path, current, FORMAT_VERSION, _BUILD_AGAIN, OLDEST_RUN)
+    if not known or "run_id" not in current:
         raise DamagedRunError(f"{path}: expected the name of the published run; run the build again, which mends it")
     return str(current["run_id"])
 
 
 def read_manifest(path: Place) -> dict[str, Any] | None:
-    """A run's manifest; None if there is none, or if it has changed since it was written. Earlier versions did not seal theirs."""
+    """A run's manifest; None if there is none, or if it has changed since it was written. Earlier versions did not seal theirs.
+
+    Raises FormatError if it is of a format that is not known.
+    """
     manifest = read_json(path)
-    if not isinstance(manifest, dict) or "format_version" not in manifest:
+    if not isinstance(manifest, dict) or version_of(manifest) is None:
         return None
+    # Before its seal: a newer format may have another.
+    check_format(path, manifest, FORMAT_VERSION, _BUILD_AGAIN, OLDEST_RUN)
     return read_sealed(path) if "seal" in manifest else manifest

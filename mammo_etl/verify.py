@@ -11,10 +11,11 @@ from pydantic import BaseModel
 from mammo_etl.convert import input_files
 from mammo_etl.extract import cut, read_image
 from mammo_etl.files import SourceFileError, fingerprint_of, read_bytes
+from mammo_etl.formats import FormatError
 from mammo_etl.places import Place
 from mammo_etl.reader import PublishedRun, read_table
 from mammo_etl.records import Finding, Scan
-from mammo_etl.schema import from_rows
+from mammo_etl.schema import Record, from_rows, schema_of
 from mammo_etl.settings import digest
 from mammo_etl.store import read_rows
 from mammo_etl.workspace import DamagedFileError, Workspace, read_sealed
@@ -36,15 +37,15 @@ def verify_films(workspace: Place, run: PublishedRun) -> Iterator[list[str]]:
     """The faults of each film of a run, film by film: source files that have changed since the film was cleaned, a damaged receipt or cleaned
     film, and rows of the store that are not what is cut from it.
 
-    Reads the run's tables, which must be whole (see `catalog.verify_run`).
+    Reads the run's tables, which must be whole (see `catalog.verify_run`). Raises FormatError if they lack columns that they have now.
     """
     images = Workspace(workspace).images(
         digest(run.manifest["settings"]["cleaning"], version=run.manifest["format_version"])
     )
     array = run.open_patches()
-    scans = from_rows(read_table(run.folder / "scans.parquet").to_pylist(), Scan)
+    scans = _records(run.folder / "scans.parquet", Scan)
     findings: dict[str, list[Finding]] = {}
-    for finding in from_rows(read_table(run.folder / "findings.parquet").to_pylist(), Finding):
+    for finding in _records(run.folder / "findings.parquet", Finding):
         findings.setdefault(finding.image_id, []).append(finding)
     columns = ["row", "image_id", "y", "x", "size"]
     patches = read_table(run.folder / "patches.parquet", columns).to_pandas()
@@ -63,6 +64,17 @@ def verify_films(workspace: Place, run: PublishedRun) -> Iterator[list[str]]:
             with suppress(OSError):
                 path.unlink(missing_ok=True)
         yield [*changed, *_patch_faults(path, receipt, rows, array, run)]
+
+
+def _records(path: Place, record: type[Record]) -> list[Record]:
+    table = read_table(path)
+    names = schema_of(record).names
+    if table.column_names != names:
+        differing = ", ".join(sorted({*table.column_names} ^ {*names}))
+        raise FormatError(
+            f"{path}: other columns than now ({differing}): made by another mammo; verify it without --deep"
+        )
+    return from_rows(table.to_pylist(), record)
 
 
 def _source_faults(files: Sequence[str], receipt: dict[str, Any]) -> Iterator[str]:

@@ -14,8 +14,9 @@ from pydantic import BaseModel
 from mammo_etl.places import Place
 from mammo_etl.reader import read_table
 from mammo_etl.records import Split
-from mammo_etl.workspace import Workspace, read_json
+from mammo_etl.workspace import Workspace
 from mammo_model import bootstrap, confusion, ranking
+from mammo_model.finished import finished_models, read_finished, what_there_is
 from mammo_model.levels import probabilities_of, questions, with_scores
 
 Values = dict[str, NDArray[np.float64]]
@@ -70,8 +71,11 @@ class _Tested:
 def compare(workspace: Place, model_a: str, model_b: str) -> Comparison:
     """The figures of two model runs of the workspace on their test split, b against a.
 
-    Raises ComparisonError if one is not there or not finished, or if they differ in their classes, or in their test patches or what is true of these.
+    Raises ComparisonError if one is not there or not finished, they are one and the same, or if they differ in their classes, or in their test patches
+    or what is true of these, and mammo_etl.formats.FormatError if one is of a format that is not known.
     """
+    if model_a == model_b:
+        raise ComparisonError(f"{model_a} twice: expected two models{what_there_is(finished_models(workspace))}")
     a, b = (_tested(workspace, model_id) for model_id in (model_a, model_b))
     _check_alike(a, b)
     patients = bootstrap.patient_numbers(a.predictions)
@@ -95,9 +99,11 @@ def compare(workspace: Place, model_a: str, model_b: str) -> Comparison:
 
 def _tested(workspace: Place, model_id: str) -> _Tested:
     folder = Workspace(workspace).models / model_id
-    manifest, metrics = read_json(folder / "manifest.json"), read_json(folder / "metrics.json")
-    if manifest is None or metrics is None:
-        raise ComparisonError(f"{folder}: no finished model run; `mammo train` makes one, or finishes it")
+    finished = read_finished(folder)
+    if finished is None:
+        there = what_there_is(finished_models(workspace))
+        raise ComparisonError(f"{folder}: no finished model run{there}")
+    manifest, metrics = finished
     predictions = read_table(folder / "predictions.parquet").to_pandas()
     test = predictions[predictions["split"] == Split.TEST].sort_values(["source", "patch_id"], ignore_index=True)
     return _Tested(model_id, tuple(metrics["classes"]), bool(manifest["phantom"]), test)

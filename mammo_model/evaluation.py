@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from mammo_etl.catalog import versioned, write_table
+from mammo_etl.formats import METRICS_VERSION
 from mammo_etl.reader import PublishedRun, read_table
 from mammo_etl.records import Split
-from mammo_etl.workspace import replacing, write_json
+from mammo_etl.workspace import write_json
 from mammo_model import bootstrap
 from mammo_model.calibration import BINS, TEMPERATURES, calibration, fit_temperature, scaled
 from mammo_model.classification import groups_of, metrics_of
@@ -24,9 +25,6 @@ from mammo_model.training import TrainedModel, feed_of
 
 EVALUATED = (Split.TEST, Split.VALIDATION)
 """Splits that predictions are made for."""
-
-METRICS_VERSION = 2
-"""Version of metrics.json and predictions.parquet; 1 had figures of patches alone."""
 
 
 def evaluate(
@@ -42,8 +40,8 @@ def evaluate(
         "split_by": run.manifest["settings"]["plan"].get("split", "patient"),
         **metrics_of_all(predictions, settings.classes),
     }
-    with replacing(trained.folder / "predictions.parquet") as temporary:
-        pq.write_table(pa.Table.from_pandas(predictions, preserve_index=False), temporary)
+    table = pa.Table.from_pandas(predictions, preserve_index=False)
+    write_table(trained.folder / "predictions.parquet", versioned(table, METRICS_VERSION))
     write_json(trained.folder / "metrics.json", metrics)
     return predictions, metrics
 

@@ -12,19 +12,21 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mammo_etl.files import digest_of_file
+from mammo_etl.formats import MODEL_VERSION
 from mammo_etl.lock import locked
 from mammo_etl.places import Place, files_below, name_below, place_of
 from mammo_etl.reader import PublishedRun, open_run
 from mammo_etl.records import Split
 from mammo_etl.settings import digest
 from mammo_etl.store import read_rows
-from mammo_etl.workspace import UNFINISHED, Workspace, read_json, write_bytes, write_json
+from mammo_etl.workspace import UNFINISHED, Workspace, write_bytes, write_json
 from mammo_model import backend, figures, report
 from mammo_model.errors import ERRORS, worst_errors
 from mammo_model.evaluation import EVALUATED, evaluate
+from mammo_model.finished import read_finished
 from mammo_model.onnx_export import TOLERANCE, ExportError, can_export, export_onnx
 from mammo_model.progress import SILENT, Progress
-from mammo_model.settings import FORMAT_VERSION, TrainingSettings
+from mammo_model.settings import TrainingSettings
 from mammo_model.training import TrainedModel, model_id_of, train
 
 EXPORT_CHECKED = 32
@@ -62,9 +64,9 @@ def train_and_evaluate(
     models_folder = Workspace(workspace).models
     model_id = model_id_of(run.run_id, settings)
     folder = models_folder / model_id
-    manifest, metrics = read_json(folder / "manifest.json"), read_json(folder / "metrics.json")
-    if manifest is not None and metrics is not None:
-        return ModelRun(model_id, folder, manifest, metrics, True)
+    finished = read_finished(folder)
+    if finished is not None:
+        return ModelRun(model_id, folder, *finished, True)
     # Before the first epoch, which may take hours: what has a model is not cleared up.
     write_json(folder / "training.json", {"run_id": run.run_id, "settings": settings.model_dump(mode="json")})
     with locked(folder, "a training"):
@@ -91,7 +93,7 @@ def _work(
         with _stage("export", timings, progress):
             onnx = _exported(trained, example_patches(run, predictions))
     manifest = {
-        "format_version": FORMAT_VERSION,
+        "format_version": MODEL_VERSION,
         "model_id": model_id,
         "run_id": run.run_id,
         "phantom": bool(run.manifest.get("phantom", False)),

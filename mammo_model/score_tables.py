@@ -117,7 +117,7 @@ def write_scores(
 def _figures(out: Place, entry: ScoredFilm) -> dict[str, Any]:
     path = out / "films" / entry.film.image_id / "scores.json"
     found = read_sealed(path)
-    if found is None or found["basis"] != entry.basis:
+    if found is None or found.get("basis") != entry.basis:
         raise DamagedFileError(f"{path}: missing, or changed after it was written; score the films again")
     return found
 

@@ -24,12 +24,15 @@ from mammo_etl.dicom import Pixels
 from mammo_etl.extract import cut
 from mammo_etl.files import SourceFileError, digest_of, digest_of_file, fingerprint_of, read_bytes
 from mammo_etl.film_files import FilmFile, clean_alone, with_ics
+from mammo_etl.formats import MODEL_VERSION, OLDEST_MODEL, check_format, version_of
 from mammo_etl.places import Place, local_copy
 from mammo_etl.reader import open_run
 from mammo_etl.records import Reason, Rejection
+from mammo_etl.schema import FORMAT_VERSION as FILMS_VERSION
 from mammo_etl.settings import CleaningSettings, digest
 from mammo_etl.workspace import Workspace, entries, read_json, read_sealed, write_bytes, write_sealed
 from mammo_model.film_pictures import candidates_picture, class_picture, encoded
+from mammo_model.finished import TRAIN_AGAIN, finished_models, read_finished, what_there_is
 from mammo_model.heatmap import find_lesions, heatmap_of
 from mammo_model.levels import questions
 from mammo_model.scoring_settings import ScoringSettings
@@ -87,28 +90,42 @@ class ScoredFilm:
     """Why it could not be scored."""
 
 
+def check_output(out: Place) -> None:
+    """Raises FormatError if a newer mammo has scored into a folder: its tables are not written over."""
+    path = out / "manifest.json"
+    found = read_json(path)
+    if found is not None and (version_of(found) or 0) > FORMAT_VERSION:
+        check_format(path, found, FORMAT_VERSION, "")
+
+
 def find_model(workspace: Place, model_id: str | None = None) -> AppliedModel:
     """The model of that name, or the one that was finished last.
 
-    Raises ScoringError if there is none, or not of that name, and ReaderError if its dataset run is gone.
+    Raises ScoringError if there is none, or not of that name, ReaderError if its dataset run is gone, and FormatError if a model or its run is of a
+    format that cannot be scored by.
     """
     models = Workspace(workspace).models
-    there = [folder.name for folder in entries(models) if folder.is_dir() and (folder / "manifest.json").exists()]
+    there = finished_models(workspace)
     names = there if model_id is None else [name for name in there if name == model_id]
-    manifests = [manifest for name in names if isinstance(manifest := read_json(models / name / "manifest.json"), dict)]
+    found = {name: read_json(models / name / "manifest.json") for name in names}
+    for name, manifest in found.items():
+        if manifest is not None:
+            check_format(models / name / "manifest.json", manifest, MODEL_VERSION, TRAIN_AGAIN, OLDEST_MODEL)
+    manifests = [manifest for manifest in found.values() if manifest is not None]
     if not manifests:
-        known = ", ".join(there)
-        named = "" if model_id is None else f" {model_id}"
-        raise ScoringError(
-            f"{workspace}: no finished model{named} here"
-            + (f"; there are {known}" if known else "; make one with `mammo train`")
-        )
-    manifest = max(manifests, key=lambda found: (found["finished"], found["model_id"]))
-    folder = models / manifest["model_id"]
-    metrics = read_json(folder / "metrics.json")
-    if metrics is None:
+        asked = "" if model_id is None else f" {model_id}"
+        raise ScoringError(f"{workspace}: no finished model{asked} here{what_there_is(there)}")
+    folder = models / max(manifests, key=lambda found: (found["finished"], found["model_id"]))["model_id"]
+    finished = read_finished(folder)
+    if finished is None:
         raise ScoringError(f"{folder}: metrics.json is missing or damaged; train the model again")
-    settings = open_run(workspace, manifest["run_id"]).manifest["settings"]
+    manifest, metrics = finished
+    run = open_run(workspace, manifest["run_id"])
+    # Another version cleans films otherwise: the model would be asked about films unlike those that it has learned from.
+    check_format(
+        run.folder / "manifest.json", run.manifest, FILMS_VERSION, "build a run and train a model anew to score by it"
+    )
+    settings = run.manifest["settings"]
     path = folder / "model.keras"
     sha256 = digest_of_file(path) if path.exists() else None
     if sha256 is None or sha256 != manifest["files"]["model.keras"]:
@@ -305,7 +322,7 @@ def _write(
 
 def _holds(folder: Place, basis: str) -> bool:
     known = read_sealed(folder / "scores.json")
-    if known is None or known["basis"] != basis:
+    if known is None or known.get("basis") != basis:
         return False
     try:
         return all(digest_of((folder / name).read_bytes()) == sha256 for name, sha256 in known["pictures"].items())

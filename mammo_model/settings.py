@@ -8,11 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from mammo_etl.formats import MODEL_VERSION
 from mammo_etl.records import Label
 from mammo_model.sampling import Sampling
-
-FORMAT_VERSION = 3
-"""Version of a model run's files, and of the meaning of its settings."""
 
 ArchitectureName = Literal[
     "vgg1", "vgg2", "vgg3", "vgg3-dropout", "vgg3-dropout-bn", "vgg3-dropout-bn-l2", "vgg4-dropout-bn", "resnet"
@@ -103,5 +101,5 @@ class TrainingSettings(BaseModel):
 
     def digest(self) -> str:
         """SHA-256, hexadecimal, of the settings as canonical JSON (sorted keys, no spaces) with the format version."""
-        content = {"format_version": FORMAT_VERSION, **self.model_dump(mode="json")}
+        content = {"format_version": MODEL_VERSION, **self.model_dump(mode="json")}
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+from mammo_etl.formats import MODEL_VERSION, STUDY_VERSION, check_format
 from mammo_etl.places import Place
 from mammo_etl.reader import open_run
 from mammo_etl.workspace import Workspace, read_json, write_json
 from mammo_model.settings import TrainingSettings
 from mammo_model.tuning_settings import TuningSettings
 
-FORMAT_VERSION = 1
-"""Version of a study's files, and of the meaning of its settings."""
+_ANOTHER_NAME = "give this study another --study NAME"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -68,7 +68,10 @@ class Study:
     def result(self) -> dict[str, Any] | None:
         """Content of study.json; None if there is none yet, or more trials are asked for than it has."""
         found = read_json(self.result_path)
-        return found if found is not None and len(found["trials"]) >= self.tuning.trials else None
+        if found is None:
+            return None
+        check_format(self.result_path, found, STUDY_VERSION, _ANOTHER_NAME)
+        return found if len(found["trials"]) >= self.tuning.trials else None
 
 
 def study_of(
@@ -80,15 +83,20 @@ def study_of(
 ) -> Study:
     """The study under these settings: of the published run, or the one named, or, for a study with a name that has begun, its own.
 
-    Without a name it is known by its run and settings. Raises ReaderError without such a run, and StudyError for a name that is none, or that of a
-    study of something else.
+    Without a name it is known by its run and settings. Raises ReaderError without such a run, StudyError for a name that is none, or that of a
+    study of something else, and FormatError for that of a study of another version.
     """
     if name is not None and not _NAME.fullmatch(name):
         raise StudyError(
             f"--study {name}: expected letters, digits, dots, dashes and underscores, a letter or digit first"
         )
     studies = Workspace(workspace).studies
-    begun = read_json(_begun_path(studies / name)) if name is not None else None
+    begun = None
+    if name is not None:
+        path = _begun_path(studies / name)
+        begun = read_json(path)
+        if begun is not None:
+            check_format(path, begun, STUDY_VERSION, _ANOTHER_NAME)
     run = open_run(workspace, run_id or (begun["run_id"] if begun else None))
     basis = _basis(run.run_id, training, tuning)
     if begun is not None:
@@ -127,7 +135,8 @@ def _begun_path(folder: Place) -> Place:
 def _basis(run_id: str, training: TrainingSettings, tuning: TuningSettings) -> dict[str, Any]:
     """All that decides a study's trials but their number and where they are done."""
     return {
-        "format_version": FORMAT_VERSION,
+        "format_version": STUDY_VERSION,
+        "training_format_version": MODEL_VERSION,
         "run_id": run_id,
         "fixed": training.model_dump(mode="json", exclude={*map(str, tuning.parameters)}),
         "tuning": tuning.model_dump(mode="json", exclude={"trials", "parallel"}),
@@ -147,4 +156,4 @@ def _flat(basis: dict[str, Any]) -> dict[str, Any]:
     """Settings by the names that users give them."""
     fixed = {f"training.{key}": value for key, value in basis["fixed"].items()}
     tuning = {f"tuning.{key}": value for key, value in basis["tuning"].items()}
-    return {"run_id": basis["run_id"], "format_version": basis["format_version"], **fixed, **tuning}
+    return {"run_id": basis["run_id"], "training_format_version": basis["training_format_version"], **fixed, **tuning}

@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 
 from mammo_etl import catalog
+from mammo_etl.formats import STUDY_VERSION
 from mammo_etl.places import Place
 from mammo_etl.reader import open_run
 from mammo_etl.workspace import write_bytes, write_json
@@ -16,7 +17,7 @@ from mammo_model import backend, study_figures
 from mammo_model.figures import save
 from mammo_model.report import embedded, page_environment
 from mammo_model.settings import TrainingSettings
-from mammo_model.studies import FORMAT_VERSION, ranked, training_command
+from mammo_model.studies import ranked, training_command
 from mammo_model.tuning import LEAST_FOR_IMPORTANCES, Search, TrialResult, best_of
 from mammo_model.tuning_settings import TuningSettings
 
@@ -28,7 +29,7 @@ def conclude(search: Search) -> dict[str, Any]:
     best = best_of(results)
     importances = search.importances()
     found = {
-        "format_version": FORMAT_VERSION,
+        "format_version": STUDY_VERSION,
         "study_id": study.study_id,
         "run_id": study.run_id,
         "phantom": bool(open_run(study.workspace, study.run_id).manifest.get("phantom", False)),
@@ -60,7 +61,8 @@ def conclude(search: Search) -> dict[str, Any]:
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     table = trials_table(found)
-    catalog.write_table(study.folder / "trials.parquet", pa.Table.from_pandas(table, preserve_index=False))
+    trials = catalog.versioned(pa.Table.from_pandas(table, preserve_index=False), STUDY_VERSION)
+    catalog.write_table(study.folder / "trials.parquet", trials)
     write_bytes(study.folder / "trials.csv", table.to_csv(index=False).encode())
     page = render(found, draw(results, importances, study.folder / "figures"))
     write_bytes(study.page_path, page.encode())

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from flows import cli
+from flows.summary_tables import counted
 from mammo_etl.film import read_film
 
 
@@ -228,8 +229,15 @@ def test_models_that_cannot_be_compared(
 ) -> None:
     for models, sentence in (
         (["A"], "expected two models, or none: A"),
-        (["A", "B"], f"{tmp_path}/models/A: no finished model run; `mammo train` makes one, or finishes it"),
+        (["A", "B"], f"{tmp_path}/models/A: no finished model run; make one with `mammo train`"),
+        (["A", "A"], "A twice: expected two models; make one with `mammo train`"),
         ([], f"{tmp_path}: no published run here; make one with `mammo build`"),
     ):
         code, said = run(monkeypatch, capsys, "compare", "--workspace", tmp_path, *models)
         assert (code, said.strip()) == (2, f"mammo: {sentence}")
+
+
+def test_one_of_a_kind_is_in_the_singular() -> None:
+    assert counted(1, "patches") == "1 patch"
+    assert counted(1, "abnormal patches") == "1 abnormal patch"
+    assert [counted(count, "images") for count in (0, 1, 2000)] == ["0 images", "1 image", "2,000 images"]

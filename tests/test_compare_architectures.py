@@ -22,6 +22,12 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _no_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes seconds a model, and has tests of its own."""
+    monkeypatch.setattr("mammo_model.model_run.can_export", lambda: False)
+
+
 def test_each_is_a_model_run_of_its_own_and_all_are_in_table_and_figure(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,8 +56,8 @@ def write(workspace: Path, name: str, table: pd.DataFrame, classes: tuple[str, .
     others = table.assign(split="validation", patch_id="other-" + table["patch_id"], target=0)
     shuffled = pd.concat([others, table]).sample(frac=1, random_state=len(name))
     shuffled.to_parquet(folder / "predictions.parquet")
-    (folder / "metrics.json").write_text(json.dumps({"classes": classes}))
-    (folder / "manifest.json").write_text(json.dumps({"phantom": True}))
+    (folder / "metrics.json").write_text(json.dumps({"format_version": 2, "classes": classes}))
+    (folder / "manifest.json").write_text(json.dumps({"format_version": 3, "phantom": True}))
 
 
 def by_name(found: Comparison) -> dict:
@@ -117,9 +117,9 @@ def test_pairs_are_told_apart_better_than_models_by_themselves(tmp_path: Path) -
     assert row.p < 0.05
 
 
-def test_a_model_is_no_better_than_itself(tmp_path: Path) -> None:
-    model(tmp_path, "a", 1.0, 2)
-    for row in compare_models(tmp_path, "a", "a").differences:
+def test_a_model_is_no_better_than_one_that_answers_the_same(tmp_path: Path) -> None:
+    write(tmp_path, "b", model(tmp_path, "a", 1.0, 2))
+    for row in compare_models(tmp_path, "a", "b").differences:
         assert (row.difference, row.low, row.high, row.p) == (0, 0, 0, 1)
 
 
@@ -136,8 +136,12 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
         compare_models(tmp_path, "a", "fewer")
     with pytest.raises(ComparisonError, match="of which 199 are the same with the same class"):
         compare_models(tmp_path, "a", "relabelled")
-    with pytest.raises(ComparisonError, match="models/none: no finished model run"):
+    with pytest.raises(
+        ComparisonError, match="models/none: no finished model run; there are a, binary, fewer, relabelled"
+    ):
         compare_models(tmp_path, "a", "none")
+    with pytest.raises(ComparisonError, match="a twice: expected two models; there are a, binary, fewer, relabelled"):
+        compare_models(tmp_path, "a", "a")
     (tmp_path / "models" / "a" / "manifest.json").unlink()
     with pytest.raises(ComparisonError, match="models/a: no finished model run"):
         compare_models(tmp_path, "fewer", "a")
@@ -146,8 +150,9 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("error")
 def test_what_is_not_defined_is_shown_as_a_dash(tmp_path: Path) -> None:
     a = model(tmp_path, "a", 1.0, 2)
-    write(tmp_path, "normal", a.assign(target=0))
-    found = compare_models(tmp_path, "normal", "normal")
+    for name in ("normal", "again"):
+        write(tmp_path, name, a.assign(target=0))
+    found = compare_models(tmp_path, "normal", "again")
     row = by_name(found)["ROC AUC, abnormal"]
     assert row.a is row.difference is row.low is row.p is None
     text = io.StringIO()

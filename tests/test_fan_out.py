@@ -227,6 +227,7 @@ def test_a_cluster_without_workers_ends_the_step() -> None:
             list(results)
 
 
+@pytest.mark.slow
 def test_a_lost_scheduler_ends_the_step() -> None:
     command = [
         sys.executable,

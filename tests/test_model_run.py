@@ -400,7 +400,11 @@ def straight(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.mark.parametrize(
     ("where", "epochs", "batch"),
-    [("while saving", [3], 1), ("in mid-epoch", [2, 3], 6), ("while validating", [2, 3], 12)],
+    [
+        pytest.param("while saving", [3], 1, marks=pytest.mark.slow),
+        ("in mid-epoch", [2, 3], 6),
+        pytest.param("while validating", [2, 3], 12, marks=pytest.mark.slow),
+    ],
 )
 def test_killed_it_goes_on_as_if_it_had_not_been(
     workspace: Path, straight: Any, tmp_path: Path, where: str, epochs: list[int], batch: int

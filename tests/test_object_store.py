@@ -218,6 +218,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_build_that_is_killed_is_finished_by_the_next_through_a_failing_store(
     phantoms: Path, on_disk: Path, server: str, store: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,13 +263,15 @@ def test_the_command_says_what_is_wrong_with_the_store(
 
 
 def test_a_model_trained_on_the_store_is_the_one_trained_on_disk(
-    on_disk: Path, store: fsspec.AbstractFileSystem, tmp_path: Path
+    on_disk: Path, store: fsspec.AbstractFileSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also after it was stopped between its epochs."""
     from mammo_model.model_run import train_and_evaluate
     from mammo_model.progress import Progress
     from mammo_model.settings import TrainingSettings
 
+    # Takes seconds a model, and has tests of its own.
+    monkeypatch.setattr("mammo_model.model_run.can_export", lambda: False)
     shutil.copytree(on_disk, tmp_path / "ws")
     store.put(str(on_disk), "films/workspaces/three", recursive=True)
     place = place_of("s3://films/workspaces/three")

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from flows import cli
 from flows.clusters import ClusterSettings
 from flows.score_scans import score_one, score_scans
 from mammo_etl.breast import Breast
@@ -22,6 +23,7 @@ from mammo_etl.files import digest_of_file, read_bytes
 from mammo_etl.film import Film, read_film
 from mammo_etl.film_files import clean_alone, loose_films, with_ics
 from mammo_etl.lock import WorkspaceInUseError, locked
+from mammo_etl.reader import read_table
 from mammo_etl.records import Box, Reason, Rejection
 from mammo_etl.workspace import DamagedFileError, read_json
 from mammo_model.film_pictures import candidates_picture, class_picture
@@ -54,10 +56,16 @@ def write_model(
     folder = workspace / "models" / name
     folder.mkdir(parents=True)
     build_network(SIZE, settings).save(folder / "model.keras")
-    manifest = {"model_id": name, "run_id": "run-1", "phantom": True, "finished": f"{finished}T00:00:00+00:00"}
+    manifest = {
+        "format_version": 3,
+        "model_id": name,
+        "run_id": "run-1",
+        "phantom": True,
+        "finished": f"{finished}T00:00:00+00:00",
+    }
     digests = {"model.keras": digest_of_file(folder / "model.keras")}
     (folder / "manifest.json").write_text(json.dumps({**manifest, "files": digests}))
-    (folder / "metrics.json").write_text(json.dumps({"classes": settings.classes}))
+    (folder / "metrics.json").write_text(json.dumps({"format_version": 2, "classes": settings.classes}))
     run = workspace / "runs" / "run-1"
     run.mkdir(parents=True, exist_ok=True)
     of_run = {"format_version": 3, "settings": {"patches": {"size": SIZE}, "cleaning": {"smooth_mm": 2.0}}}
@@ -474,6 +482,7 @@ score_one(scan, Path(workspace), Path(out), None, ScoringSettings())
 """
 
 
+@pytest.mark.slow
 def test_the_number_of_threads_changes_no_byte(films: Path, tmp_path: Path) -> None:
     write_model(tmp_path / "ws", architecture="vgg4-dropout-bn", width=16)
     for threads in ("1", "2"):
@@ -486,3 +495,19 @@ def test_the_number_of_threads_changes_no_byte(films: Path, tmp_path: Path) -> N
     for files in (one, two):
         del files["manifest.json"]
     assert one == two
+
+
+def test_a_film_that_cannot_be_scored_fails_the_command(
+    films: Path,
+    workspace: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    film, out = films / "anna" / "short.LJPEG", tmp_path / "out"
+    monkeypatch.setattr(sys, "argv", ["mammo", "score", str(film), "--workspace", str(workspace), "--out", str(out)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    (row,) = read_table(out / "rejects.parquet").to_pylist()
+    assert f"mammo: {film}: not scored: {row['code']}: {row['message']}" in capsys.readouterr().err

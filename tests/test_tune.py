@@ -279,7 +279,7 @@ def test_tables_and_page(straight: TuneSummary) -> None:
     assert table["value"].tolist() == [trial["value"] for trial in straight.trials]
     assert pd.read_csv(folder / "trials.csv")["learning_rate"].tolist() == table["learning_rate"].tolist()
     found = json.loads((folder / "study.json").read_text())
-    assert (found["format_version"], found["run_id"]) == (1, "tiny")
+    assert (found["format_version"], found["run_id"]) == (2, "tiny")
     page = (folder / "study.html").read_text(encoding="utf-8")
     assert "Phantoms: these figures prove that the plumbing works" in page
     assert "Research software, not a medical device" in page
@@ -490,6 +490,7 @@ class Watched:
         return self.store[rows]
 
 
+@pytest.mark.slow
 def test_killed_in_a_real_training_it_ends_the_same_and_never_reads_the_test_split(
     empty: Path, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
