@@ -255,7 +255,9 @@ def test_locks_are_of_what_mammo_requires(name: str, extras: set[str]) -> None:
     texts = [*project["dependencies"], *(text for extra in extras for text in project["optional-dependencies"][extra])]
     there = locked(DOCKER / name)
     for requirement in map(Requirement, texts):
-        if requirement.marker is None or requirement.marker.evaluate({"sys_platform": "linux", "platform_machine": "x86_64"}):
+        if requirement.marker is None or requirement.marker.evaluate(
+            {"sys_platform": "linux", "platform_machine": "x86_64"}
+        ):
             assert there[requirement.name] in requirement.specifier, requirement
     assert name != "etl.lock" or not [key for key in there if key.startswith(("tensorflow", "keras", "nvidia"))]
 
