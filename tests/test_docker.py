@@ -148,7 +148,7 @@ def test_dependencies_are_waited_for_as_they_can_be() -> None:
 def test_secrets_come_from_the_environment_file_alone() -> None:
     for name, service in services():
         for key, value in (service.get("environment") or {}).items():
-            if SECRET.search(key) or "://" in str(value) and "@" in str(value):
+            if SECRET.search(key) or ("://" in str(value) and "@" in str(value)):
                 assert ":?" in value, (name, key)
 
 
@@ -163,14 +163,14 @@ def test_environment_file_names_what_the_compose_files_ask_for() -> None:
 def test_what_must_be_set_is_asked_for_with_a_sentence() -> None:
     text = (DOCKER / "compose.yaml").read_text()
     for name, default in VARIABLE.findall(text):
-        assert default.startswith(":-") or name in default and "docker/.env" in default, name
+        assert default.startswith(":-") or (name in default and "docker/.env" in default), name
 
 
 def test_secrets_and_films_stay_out_of_git_and_of_the_build() -> None:
     ignored = ["git", "check-ignore", "--quiet", "docker/.env"]
     assert subprocess.run(ignored, cwd=REPOSITORY).returncode == 0
     lines = (REPOSITORY / ".dockerignore").read_text().splitlines()
-    assert [line for line in lines if line and not line.startswith("#")][0] == "*"
+    assert next(line for line in lines if line and not line.startswith("#")) == "*"
     assert "!docker" not in lines
     assert "!docker/.env" not in lines
 
