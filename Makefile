@@ -51,11 +51,18 @@ format: $(INSTALLED) ## Format the code
 	$(IN_VENV) -m ruff check --fix .
 	$(IN_VENV) -m ruff format .
 
-lock: ## Renew requirements.lock from pyproject.toml (needs uv)
-	{ echo '# Made by `make lock` (uv pip compile --universal --generate-hashes). Do not edit.'; \
-	  uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
-	    --extra cpu --extra s3 --extra dev pyproject.toml; } > requirements.lock.new
-	mv requirements.lock.new requirements.lock
+lock: ## Renew requirements.lock, and docker/*.lock with the same versions, from pyproject.toml (needs uv)
+	$(call locked,requirements.lock,--extra cpu --extra s3 --extra dev pyproject.toml)
+	$(call locked,docker/etl.lock,--constraint requirements.lock --extra s3 pyproject.toml)
+	$(call locked,docker/cpu.lock,--constraint requirements.lock --extra cpu --extra s3 --extra tune pyproject.toml)
+	$(call locked,docker/gpu.lock,--constraint requirements.lock --extra gpu --extra s3 --extra tune pyproject.toml)
+	echo hatchling | $(call locked,docker/build.lock,--constraint requirements.lock -)
+
+define locked
+{ echo '# Made by `make lock` (uv pip compile --universal --generate-hashes). Do not edit.'; \
+	  uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 $(2); } > $(1).new \
+	  && mv $(1).new $(1)
+endef
 
 clean: ## Remove .venv and the files of demo and experiments
 	rm -rf .venv demo experiments

@@ -33,7 +33,14 @@ from mammo_etl.sources import kinds
 from mammo_etl.workspace import Workspace
 from mammo_model.score_tables import write_scores
 from mammo_model.scoring import (
-    AppliedModel, ScoredFilm, ScoringError, check_output, file_name, find_model, left_out, score_film
+    AppliedModel,
+    ScoredFilm,
+    ScoringError,
+    check_output,
+    file_name,
+    find_model,
+    left_out,
+    score_film,
 )
 from mammo_model.scoring_settings import ScoringSettings
 

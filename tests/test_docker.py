@@ -1,0 +1,356 @@
+"""The images and services of docker/: what would make them unsafe, or fail only when somebody builds or starts them."""
+
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
+from typer.main import get_command
+
+from flows.cli import app as mammo
+from flows.clusters import WORKER_ENVIRONMENT
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+DOCKER = REPOSITORY / "docker"
+COMPOSE = ("compose.yaml", "compose.tls.yaml")
+LOCKS = ("etl.lock", "cpu.lock", "gpu.lock")
+
+DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
+VARIABLE = re.compile(r"\$\{([A-Z_]+)(:\?[^}]*|:-[^}]*)?\}")
+SECRET = re.compile(r"PASSWORD|SECRET|AUTH|_KEY$|ACCESS_KEY_ID")
+
+UNCHECKED = {
+    "deploy": "ends when it has deployed",
+    "store-setup": "ends when it has set up the store",
+    "certificates": "ends when it has made them",
+}
+"""Services without a health check, and why."""
+
+
+def compose(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((DOCKER / name).read_text())
+    return content
+
+
+def services(*names: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each service of each compose file with its name."""
+    for name in names or COMPOSE:
+        yield from compose(name)["services"].items()
+
+
+def instructions(path: Path = DOCKER / "Dockerfile") -> list[tuple[str, str]]:
+    """Each instruction of a Dockerfile with its arguments on one line."""
+    text = re.sub(r"^\s*#.*\n", "", path.read_text(), flags=re.MULTILINE)
+    lines = re.sub(r"\\\n", " ", text).splitlines()
+    return [(line.split()[0], line.split(maxsplit=1)[1]) for line in lines if line.strip()]
+
+
+def stages() -> dict[str, tuple[str, list[tuple[str, str]]]]:
+    """Of each stage of the Dockerfile: what it begins from, and its instructions."""
+    found: dict[str, tuple[str, list[tuple[str, str]]]] = {}
+    for word, rest in instructions():
+        if word == "FROM":
+            parent, _, name = rest.split()
+            found[name] = (parent, [])
+        elif found:
+            found[next(reversed(found))][1].append((word, rest))
+    return found
+
+
+def locked(path: Path) -> dict[str, Version]:
+    """Versions in a lock."""
+    return {name: Version(version) for name, version in re.findall(r"^([\w.-]+)==([^ ;]+)", path.read_text(), re.M)}
+
+
+@pytest.mark.parametrize("name", COMPOSE)
+def test_compose_file_is_one_by_the_specification(name: str) -> None:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", DOCKER / name]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_only_the_page_is_published_and_on_loopback_alone() -> None:
+    assert {name: service["ports"] for name, service in services() if "ports" in service} == {
+        "server": ["127.0.0.1:4200:4200"]
+    }
+    assert not [name for name, service in services() if service.get("network_mode") == "host"]
+
+
+def test_only_the_servers_network_leads_out() -> None:
+    networks = compose("compose.yaml")["networks"]
+    assert {name for name, network in networks.items() if not network.get("internal")} == {"page"}
+    assert {name for name, service in services() if "page" in service.get("networks", [])} == {"server"}
+
+
+def test_images_are_built_here_or_pinned_by_digest() -> None:
+    for name, service in services():
+        if "image" in service and "build" not in service:
+            assert DIGEST.search(service["image"]), name
+
+
+def test_built_images_are_stages_of_the_dockerfile() -> None:
+    built = {service["image"]: service["build"]["target"] for _, service in services() if "build" in service}
+    assert built == {f"mammo:{target}": target for target in ("etl", "cpu", "train")}
+    assert set(built.values()) <= stages().keys()
+
+
+def test_services_have_no_more_rights_than_they_need() -> None:
+    for name, service in services("compose.yaml"):
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert {"mem_limit", "pids_limit"} <= service.keys(), name
+        assert not {"privileged", "cap_add", "devices"} & service.keys(), name
+        assert "build" in service or service["user"].split(":")[0] != "0", name
+
+
+def test_films_cannot_be_changed() -> None:
+    binds = [
+        (name, mount) for name, service in services() for mount in service.get("volumes", []) if isinstance(mount, dict)
+    ]
+    assert {name for name, _ in binds} == {"deploy", "dask-worker", "etl"}
+    assert all(mount["read_only"] for _, mount in binds)
+
+
+def test_services_show_whether_they_work() -> None:
+    """By an address that the image's health check asks, or a check of their own."""
+    unchecked = {
+        name
+        for name, service in services("compose.yaml")
+        if "HEALTH_URL" not in service.get("environment", {}) and "test" not in service.get("healthcheck", {})
+    }
+    assert unchecked == UNCHECKED.keys() - {"certificates"}
+    # Else the image's check would call them well.
+    assert {name for name, service in services() if service.get("healthcheck") == {"disable": True}} == UNCHECKED.keys()
+
+
+def test_dependencies_are_waited_for_as_they_can_be() -> None:
+    ending = {name for name, service in services() if service.get("restart") == "no"}
+    assert ending == UNCHECKED.keys()
+    for name, service in services():
+        for other, dependency in service.get("depends_on", {}).items():
+            expected = "service_completed_successfully" if other in ending else "service_healthy"
+            assert dependency["condition"] == expected, (name, other)
+
+
+def test_secrets_come_from_the_environment_file_alone() -> None:
+    for name, service in services():
+        for key, value in (service.get("environment") or {}).items():
+            if SECRET.search(key) or ("://" in str(value) and "@" in str(value)):
+                assert ":?" in value, (name, key)
+
+
+def test_environment_file_names_what_the_compose_files_ask_for() -> None:
+    example = (DOCKER / ".env.example").read_text()
+    named = dict(re.findall(r"^([A-Z_]+)=(.*)$", example, re.MULTILINE))
+    asked = {match[0] for name in COMPOSE for match in VARIABLE.findall((DOCKER / name).read_text())}
+    assert asked | {"COMPOSE_PROFILES"} == named.keys()
+    assert not [key for key, value in named.items() if SECRET.search(key) and value]
+
+
+def test_what_must_be_set_is_asked_for_with_a_sentence() -> None:
+    text = (DOCKER / "compose.yaml").read_text()
+    for name, default in VARIABLE.findall(text):
+        assert default.startswith(":-") or (name in default and "docker/.env" in default), name
+
+
+def test_secrets_and_films_stay_out_of_git_and_of_the_build() -> None:
+    ignored = ["git", "check-ignore", "--quiet", "docker/.env"]
+    assert subprocess.run(ignored, cwd=REPOSITORY).returncode == 0
+    lines = (REPOSITORY / ".dockerignore").read_text().splitlines()
+    assert next(line for line in lines if line and not line.startswith("#")) == "*"
+    assert "!docker" not in lines
+    assert "!docker/.env" not in lines
+
+
+def test_dask_workers_have_the_environment_of_local_ones() -> None:
+    environment = compose("compose.yaml")["services"]["dask-worker"]["environment"]
+    assert {key: environment.get(key) for key in WORKER_ENVIRONMENT} == WORKER_ENVIRONMENT
+
+
+def test_tls_reaches_every_end_of_the_cluster() -> None:
+    """All that are in the cluster's network, and the address that flows are given."""
+    plain, encrypted = compose("compose.yaml")["services"], compose("compose.tls.yaml")["services"]
+    for name, service in plain.items():
+        if "compute" in service.get("networks", []):
+            assert encrypted[name]["environment"] == {"DASK_CONFIG": "/certificates/dask.yaml"}, name
+            assert encrypted[name]["volumes"] == ["certificates:/certificates:ro"], name
+        words = [str(word) for word in service.get("command", [])]
+        if any("tcp://" in word for word in words):
+            assert encrypted[name]["command"] == [word.replace("tcp://", "tls://") for word in words], name
+
+
+def test_base_image_is_pinned_by_digest() -> None:
+    (base,) = [rest for word, rest in instructions() if word == "ARG" and rest.startswith("BASE=")]
+    assert DIGEST.search(base)
+    assert {parent for parent, _ in stages().values() if parent not in stages()} == {"${BASE}"}
+
+
+@pytest.mark.parametrize("target", ["etl", "cpu", "train"])
+def test_image_ends_as_a_user_that_is_not_root(target: str) -> None:
+    assert stages()[target][1][-1] == ("USER", "10001:10001")
+
+
+def test_packages_are_installed_from_hashed_locks_alone() -> None:
+    installs = [rest for word, rest in instructions() if word == "RUN" and " install --no-cache-dir" in rest]
+    assert len(installs) == 7
+    for rest in installs:
+        assert "--no-deps" in rest
+        assert re.search(r"--require-hashes --requirement \S+\.lock$", rest) or "--no-index /wheels/" in rest, rest
+    for lock in (*LOCKS, "build.lock"):
+        text = (DOCKER / lock).read_text()
+        names = re.findall(r"^[\w.-]+==.*$", text, re.M)
+        assert names
+        assert all(name.endswith("\\") for name in names), lock
+        assert "://" not in text, lock
+
+
+def test_what_is_copied_is_there_and_reaches_the_build() -> None:
+    sources = []
+    for word, rest in instructions():
+        if word == "COPY":
+            sources += rest.split()[:-1]
+        sources += re.findall(r"type=bind,source=([^, ]+)", rest)
+    assert sources
+    kept = {line[1:] for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    for source in sources:
+        assert (REPOSITORY / source).exists(), source
+        assert any(Path(source).match(pattern) for pattern in kept), source
+
+
+def test_packaging_has_what_it_asks_for() -> None:
+    """Files that pyproject.toml wants in the wheel are in the build."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    wanted = {*wheel["packages"], *wheel.get("force-include", {}), project["project"]["readme"], "LICENSE"}
+    copied = {name for word, rest in stages()["wheel"][1] if word == "COPY" for name in rest.split()[:-1]}
+    assert wanted | {"pyproject.toml"} == copied
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_images_have_the_versions_that_are_tested(name: str) -> None:
+    tested, there = locked(REPOSITORY / "requirements.lock"), locked(DOCKER / name)
+    # What only GPUs need is not tested here.
+    assert {key: version for key, version in there.items() if tested.get(key, version) != version} == {}
+    assert name == "gpu.lock" or there.keys() <= tested.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "extras"), [("etl.lock", {"s3"}), ("cpu.lock", {"s3", "cpu", "tune"}), ("gpu.lock", {"s3", "gpu", "tune"})]
+)
+def test_locks_are_of_what_mammo_requires(name: str, extras: set[str]) -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    texts = [*project["dependencies"], *(text for extra in extras for text in project["optional-dependencies"][extra])]
+    there = locked(DOCKER / name)
+    for requirement in map(Requirement, texts):
+        if requirement.marker is None or requirement.marker.evaluate(
+            {"sys_platform": "linux", "platform_machine": "x86_64"}
+        ):
+            assert there[requirement.name] in requirement.specifier, requirement
+    assert name != "etl.lock" or not [key for key in there if key.startswith(("tensorflow", "keras", "nvidia"))]
+
+
+def commands() -> dict[str, list[str]]:
+    """The command lines of mammo's images, each once."""
+    found = [
+        [str(word) for word in service["command"]]
+        for name, service in services()
+        if "command" in service and name != "store"
+    ]
+    return {" ".join(words): words for words in found}
+
+
+@cache
+def options_of_prefect(*words: str) -> set[str]:
+    """Options that `prefect WORDS --help` tells of."""
+    told = subprocess.run([sys.executable, "-m", "prefect", *words, "--help"], capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    return set(re.findall(r"--[a-z-]+", told.stdout))
+
+
+@pytest.mark.parametrize("line", commands())
+def test_commands_of_services_are_commands_with_these_options(line: str) -> None:
+    words = commands()[line]
+    if words[0] == "prefect":
+        # Told by its help: its parser is no public one.
+        depth = next(index for index, word in enumerate(words) if word.startswith("--"))
+        assert set(re.findall(r"--[a-z-]+", line)) <= options_of_prefect(*words[1:depth])
+        return
+    if words[0] == "dask":
+        command: click.Command = importlib.import_module(f"distributed.cli.dask_{words[1]}").main
+        words = words[2:]
+    else:
+        command, words = get_command(mammo), words[1:]
+    while isinstance(command, click.Group):
+        found = command.get_command(click.Context(command), words[0])
+        assert found is not None, line
+        command, words = found, words[1:]
+    # Raises for an option that there is not, and for a value that does not fit it.
+    command.make_context(line, words)
+
+
+def policy(name: str) -> list[dict[str, Any]]:
+    content = json.loads((DOCKER / "store" / f"{name}.json").read_text())
+    statements: list[dict[str, Any]] = content["Statement"]
+    return statements
+
+
+def allowed(name: str, action: str) -> set[str]:
+    """Resources on which a policy allows an action."""
+    found: set[str] = set()
+    for statement in policy(name):
+        assert statement["Effect"] == "Allow"
+        if action in ([actions] if isinstance(actions := statement["Action"], str) else actions):
+            resources = statement["Resource"]
+            found |= {resources} if isinstance(resources, str) else set(resources)
+    return found
+
+
+def test_policies_give_roles_what_they_need_and_no_more() -> None:
+    workspace = "arn:aws:s3:::mammo/workspace/"
+    for action in ("s3:PutObject", "s3:DeleteObject"):
+        assert allowed("etl", action) == {"arn:aws:s3:::mammo/*"}
+        assert allowed("train", action) == {workspace + key for key in ("models/*", "studies/*", "catalog.parquet")}
+    actions = {
+        action
+        for name in ("etl", "train")
+        for statement in policy(name)
+        for action in ([statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"])
+    }
+    assert actions == {
+        *("s3:ListBucket", "s3:GetBucketLocation"),
+        *("s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"),
+    }
+
+
+def test_policies_are_of_the_workspace_that_is_deployed() -> None:
+    command = compose("compose.yaml")["services"]["deploy"]["command"]
+    assert command[command.index("--workspace") + 1] == "s3://mammo/workspace"
+    setup = (DOCKER / "store" / "setup.sh").read_text()
+    for name in ("etl", "train"):
+        assert f"-file=/store/{name}.json" in setup
+        assert f"-policies={name} " in setup
+
+
+def test_health_check_fails_where_nobody_answers(free_tcp_port: int) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "HEALTH_URL"}
+
+    def check(url: str | None) -> int:
+        own = {"HEALTH_URL": url} if url else {}
+        done = subprocess.run([sys.executable, DOCKER / "healthy.py"], env={**environment, **own}, capture_output=True)
+        return done.returncode
+
+    assert check(None) == 0
+    assert check(f"http://127.0.0.1:{free_tcp_port}/health") == 1
