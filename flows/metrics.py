@@ -113,11 +113,13 @@ def serve(host: str, port: int) -> None:
     from prometheus_client.metrics_core import Metric
     from prometheus_client.multiprocess import MultiProcessCollector
 
+    counted: Path = folder
+
     class Flows:
         """All flows' counters, without those of Prefect's own that any process with this variable leaves there."""
 
         def collect(self) -> Iterable[Metric]:
-            merged: Iterable[Metric] = MultiProcessCollector.merge(map(str, folder.glob(f"*_{_MARK}*.db")))  # type: ignore[no-untyped-call]
+            merged: Iterable[Metric] = MultiProcessCollector.merge(map(str, counted.glob(f"*_{_MARK}*.db")))  # type: ignore[no-untyped-call]
             return merged
 
     registry = CollectorRegistry()
