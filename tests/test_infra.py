@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from dask.utils import parse_bytes
+from dask.utils import parse_bytes, parse_timedelta
 from distributed.cli.dask_scheduler import main as scheduler_command
 from distributed.cli.dask_worker import main as worker_command
 
@@ -527,8 +528,13 @@ def test_jobqueue_makes_the_workers_job(tmp_path: Path) -> None:
     assert {"#SBATCH -p normal", "#SBATCH -n 1", "#SBATCH --cpus-per-task=1", "#SBATCH -t 04:00:00"} <= set(
         script.splitlines()
     )
-    assert "--nthreads 1" in script
-    assert "--protocol tls:// --tls-ca-file" in script
+    (started,) = [line for line in script.splitlines() if "dask_worker" in line]
+    told = worker_command.make_context("worker", shlex.split(started)[3:]).params
+    assert (told["nthreads"], told["nanny"], told["protocol"]) == (1, True, "tls://")
+    assert told["tls_cert"]
+    assert told["tls_key"]
+    # Before its job's time is over.
+    assert parse_timedelta(told["lifetime"]) + parse_timedelta(told["lifetime_stagger"]) < 4 * 3600
     exported = dict(
         assignment.split("=")
         for line in script.splitlines()
