@@ -127,6 +127,11 @@ def _connected(address: str) -> "Client":
         return PatientClient(address, set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         raise SettingsError(f"cluster.address: no Dask scheduler answers at {address}") from error
+    except TypeError as error:
+        # Of distributed, for an address of tls:// without certificates.
+        raise SettingsError(
+            f"cluster.address: {address} needs certificates: have DASK_CONFIG name the dask.yaml of `mammo ops certificates`"
+        ) from error
 
 
 def _config(settings: ClusterSettings) -> dict[str, Any]:

@@ -165,3 +165,11 @@ def test_a_worker_of_another_format_is_refused(cluster: ClusterSettings) -> None
         ):
             pass
         client.run(setattr, schema, "FORMAT_VERSION", schema.FORMAT_VERSION, workers=[worker])
+
+
+def test_an_encrypted_address_without_certificates_is_one_sentence() -> None:
+    with (
+        pytest.raises(SettingsError, match=r"cluster.address: tls://127.0.0.1:1 needs certificates"),
+        open_client(ClusterSettings(address="tls://127.0.0.1:1")),
+    ):
+        pass
