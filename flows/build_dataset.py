@@ -73,14 +73,14 @@ def build_dataset(
     (train-model/on-new-run) that is started on the published run, once for each run. Raises WorkspaceInUseError while another build, or a gc, is at work
     in the workspace.
     """
-    settings, cluster = over_deployment("settings", settings), over_deployment("cluster", cluster)
-    if hand_off is not None:
-        check_deployment(hand_off)
     place = place_of(workspace)
     if deployment.id is not None and not place.is_absolute():
         raise SettingsError(
             f"workspace {workspace}: expected an absolute path, as a worker runs flows in a temporary folder"
         )
+    settings, cluster = over_deployment("settings", settings), over_deployment("cluster", cluster)
+    if hand_off is not None:
+        check_deployment(hand_off)
     place = place.absolute()
     if isinstance(place, Path):
         place.mkdir(parents=True, exist_ok=True)

@@ -84,13 +84,13 @@ def score_scans(
     `scans` is a film, a folder, zip archive or object-store prefix of films, or KIND=PATH, as of a build's sources: patients, sides and views are then what the
     data set says. What was scored before by the same model under the same settings is not scored again. Raises ScoringError without a film or a model.
     """
-    settings, cluster = over_deployment("settings", settings), over_deployment("cluster", cluster)
     place, target = place_of(workspace), place_of(out)
     for name, given in (("scans", _place(scans)), ("workspace", place), ("out", target)):
         if deployment.id is not None and not isinstance(given, str) and not given.is_absolute():
             raise SettingsError(
                 f"{name} {given}: expected an absolute path, as a worker runs flows in a temporary folder"
             )
+    settings, cluster = over_deployment("settings", settings), over_deployment("cluster", cluster)
     place, target = place.absolute(), target.absolute()
     model = find_model(place, model_id)
     check_places(scans, place, target)

@@ -349,6 +349,10 @@ def test_a_run_on_demand_publishes_and_listens_on_the_loopback_interface_alone(
     progress = {artifact["key"]: artifact["data"] for artifact in artifacts if artifact["type"] == "progress"}
     assert progress == dict.fromkeys(("inventory", "convert", "plan", "extract", "publish"), 100)
     assert any(published.run_id in artifact["data"] for artifact in artifacts if artifact["type"] == "markdown")
+    # Scans per second are the rate of the first of these.
+    metrics = httpx.get(f"http://127.0.0.1:{prefect.ports['metrics_port']}/metrics").text
+    films = 'mammo_items_total{flow="build-dataset",outcome="done",stage="convert",unit="films"} '
+    assert float(metrics.partition(films)[2].split()[0]) >= published.manifest["counts"]["scans"]
     # --watch shows the log beside the events.
     assert "Finished in state Completed" in (prefect.home / "good.log").read_text()
 

@@ -62,7 +62,7 @@ def _up(installation: "Installation", job: JobSettings, content: dict[str, Any])
     from flows.ops.services import SERVER, busy_ports, own_cluster, scheduler_address, services
 
     workers = job.cluster.workers or os.cpu_count() or 1
-    wanted = services(job.ops, job.cluster, workers)
+    wanted = services(installation, job.ops, job.cluster, workers)
     asked = {
         "job": job.model_dump(mode="json", include={"ops", "cluster"}),
         "services": [service.name for service in wanted],

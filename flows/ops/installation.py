@@ -109,7 +109,6 @@ class Installation:
             # An item that kills its worker is tried once more, then given up by name; a step without workers ends.
             "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
             "DASK_DISTRIBUTED__SCHEDULER__NO_WORKERS_TIMEOUT": "300s",
-            "PROMETHEUS_MULTIPROC_DIR": str(self.metrics),
             "TF_CPP_MIN_LOG_LEVEL": "2",
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
             **WORKER_ENVIRONMENT,

@@ -43,13 +43,15 @@ def scheduler_address(ops: OpsSettings) -> str:
     return f"tls://127.0.0.1:{ops.scheduler_port}"
 
 
-def services(ops: OpsSettings, cluster: ClusterSettings, workers: int) -> list[Service]:
+def services(installation: Installation, ops: OpsSettings, cluster: ClusterSettings, workers: int) -> list[Service]:
     """In the order in which they are started; `workers` is the number of Dask's, if there is an own cluster."""
 
     def python(*words: object) -> list[str]:
         return [sys.executable, "-m", *map(str, words)]
 
     prefect = ("prefect", "--no-prompt")
+    # Of these alone: prometheus_client leaves files in it for each process that has it, which the server would do, too.
+    counting = {"PROMETHEUS_MULTIPROC_DIR": str(installation.metrics)}
     found = [
         Service(SERVER, python(*prefect, "server", "start", "--host", "127.0.0.1", "--port", ops.server_port)),
         # Each flow waits for its turn on its pool; those that need the workspace to themselves, in a queue of their own.
@@ -57,10 +59,11 @@ def services(ops: OpsSettings, cluster: ClusterSettings, workers: int) -> list[S
             Service(
                 f"worker-{pool}",
                 python(*prefect, "worker", "start", "--pool", pool, "--type", "process", "--limit", limit),
+                counting,
             )
             for pool, limit in ((ETL_POOL, 3), (TRAIN_POOL, 1))
         ),
-        Service(METRICS, python("flows.cli", "ops", "metrics", "--port", ops.metrics_port)),
+        Service(METRICS, python("flows.cli", "ops", "metrics", "--port", ops.metrics_port), counting),
     ]
     if own_cluster(cluster):
         dashboard = f"127.0.0.1:{ops.dashboard_port}"

@@ -1,13 +1,14 @@
 """The services of `mammo ops up` under supervisord, which starts what dies anew."""
 
 import http.client
+import json
 import subprocess
 import sys
 import time
 import xmlrpc.client
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,6 +35,8 @@ class Service:
 
     name: str
     command: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Beside what all services have; no secrets."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ def _configuration(installation: Installation, services: Sequence[Service]) -> s
             f"[program:{service.name}]",
             f"command={' '.join(map(_escaped, service.command))}",
             f"stdout_logfile={_escaped(installation.logs / f'{service.name}.log')}",
+            f"environment={','.join(f'{key}={json.dumps(value)}'.replace('%', '%%') for key, value in service.environment.items())}",
             "stdout_logfile_maxbytes=10MB",
             "stdout_logfile_backups=3",
             "redirect_stderr=true",
