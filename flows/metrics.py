@@ -116,11 +116,11 @@ def serve(host: str, port: int) -> None:
     counted: Path = folder
 
     class Flows:
-        """All flows' counters, without those of Prefect's own that any process with this variable leaves there."""
+        """All flows' counters, without those of Prefect's own that any process with this variable leaves there, in files of its own or in ours."""
 
         def collect(self) -> Iterable[Metric]:
             merged: Iterable[Metric] = MultiProcessCollector.merge(map(str, counted.glob(f"*_{_MARK}*.db")))  # type: ignore[no-untyped-call]
-            return merged
+            return (metric for metric in merged if metric.name.startswith("mammo_"))
 
     registry = CollectorRegistry()
     registry.register(Flows())
