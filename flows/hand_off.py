@@ -26,14 +26,14 @@ def check_deployment(name: str) -> None:
 def start_training(deployment: str, run_id: str, workspace: Place) -> None:
     """Has a deployment train on a run, and does not wait for it.
 
-    The run's id is the key by which the server knows that it was asked before: a build that is repeated, by the schedule or after it was
-    killed, starts no second training.
+    Deployment, workspace and run are the key by which the server knows that it was asked before: a build that is repeated, by the schedule or after it
+    was killed, starts no second training.
     """
     run_deployment(
         deployment,
         parameters={"workspace": str(shown(workspace)), "run_id": run_id},
         timeout=0,
-        idempotency_key=run_id,
+        idempotency_key=f"{deployment} {shown(workspace)} {run_id}",
         as_subflow=False,
     )
 

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from flows import maintenance
 from flows.maintenance import GarbageSummary
+from flows.metrics import counting_runs
 from flows.steps import step
 from flows.workspace_parameter import WorkspaceParameter
 from mammo_etl.places import place_of
@@ -16,6 +17,7 @@ from mammo_etl.reader import DamagedRunError
 from mammo_etl.verify import Verification
 
 
+@counting_runs
 @flow(
     name="maintenance",
     flow_run_name="{work} in {workspace}",

@@ -41,4 +41,6 @@ def write_certificates(folder: Path) -> Path:
 def write_private(path: Path, text: str) -> None:
     """Writes a file that only its owner can read."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        # One that was there keeps its mode.
+        os.fchmod(file.fileno(), 0o600)
         file.write(text)

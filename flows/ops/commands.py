@@ -52,13 +52,14 @@ def up(
     installation = Installation.of_user()
     installation.prepare()
     # Before Prefect is imported, which reads its settings then.
-    os.environ.update(installation.client_environment(job.ops))
+    os.environ.update(installation.process_environment(job.ops))
     content = _content(workspace, source, job)
     _up(installation, job, content)
 
 
 def _up(installation: "Installation", job: JobSettings, content: dict[str, Any]) -> None:
     from flows.ops import prefect_profile, supervision
+    from flows.ops.registration import end_lost_runs
     from flows.ops.services import SERVER, busy_ports, own_cluster, scheduler_address, services
 
     workers = job.cluster.workers or os.cpu_count() or 1
@@ -67,7 +68,8 @@ def _up(installation: "Installation", job: JobSettings, content: dict[str, Any])
         "job": job.model_dump(mode="json", include={"ops", "cluster"}),
         "services": [service.name for service in wanted],
     }
-    if supervision.states(installation) is None:
+    fresh = supervision.states(installation) is None
+    if fresh:
         # What a supervisor that was killed has left would be in the way.
         supervision.stop(installation)
         if busy := busy_ports(job.ops, job.cluster):
@@ -83,6 +85,8 @@ def _up(installation: "Installation", job: JobSettings, content: dict[str, Any])
     supervision.run(installation, SERVER)
     _await(installation, job, [SERVER])
     _register(content, job)
+    if fresh:
+        end_lost_runs()
     for service in wanted:
         supervision.run(installation, service.name)
     _await(installation, job, [service.name for service in wanted])

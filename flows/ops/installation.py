@@ -87,13 +87,19 @@ class Installation:
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
         }
 
+    def process_environment(self, ops: OpsSettings) -> dict[str, str]:
+        """The same for this process and those that it starts: the password must not go to a proxy, which libraries ask for loopback, too."""
+        known = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
+        direct = ",".join(filter(None, [known, "127.0.0.1", "localhost"]))
+        return {**self.client_environment(ops), "NO_PROXY": direct, "no_proxy": direct}
+
     def environment(self, ops: OpsSettings) -> dict[str, str]:
         """All of the services' environment: this process', without what it knows of other Prefects, and their own."""
         database = os.environ.get("PREFECT_SERVER_DATABASE_CONNECTION_URL") or os.environ.get(
             "PREFECT_API_DATABASE_CONNECTION_URL"
         )
         own = {
-            **self.client_environment(ops),
+            **self.process_environment(ops),
             MARK: str(self.folder),
             "PREFECT_HOME": str(self.folder / "prefect"),
             "PREFECT_SERVER_API_AUTH_STRING": self.account,

@@ -20,9 +20,12 @@ def activate(installation: Installation, ops: OpsSettings) -> None:
         profiles.remove_profile(NAME)
     profiles.add_profile(Profile(name=NAME, settings=values))
     profiles.set_active(NAME)
-    save_profiles(profiles)
+    path = get_current_settings().profiles_path
+    path.parent.mkdir(parents=True, exist_ok=True)
     # The password stands in it, and Prefect leaves the mode of a file that is there as it is.
-    get_current_settings().profiles_path.chmod(0o600)
+    path.touch(mode=0o600)
+    path.chmod(0o600)
+    save_profiles(profiles)
 
 
 def deactivate(installation: Installation) -> None:

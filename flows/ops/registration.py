@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from datetime import timedelta
 from pathlib import Path
@@ -16,16 +17,26 @@ import yaml
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.filters import WorkQueueFilter, WorkQueueFilterName
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    WorkPoolFilter,
+    WorkPoolFilterName,
+    WorkQueueFilter,
+    WorkQueueFilterName,
+)
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import CallWebhook, CancelFlowRun, ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Crashed
 from prefect.types import SecretDict
 from prefect.workers.utilities import get_default_base_job_template_for_infrastructure_type
 from pydantic import SecretStr
 
-from mammo_etl.settings import SettingsError, SourceSettings
+from mammo_etl.settings import SettingsError, SourceSettings, digest
 
 ETL_POOL, TRAIN_POOL = "mammo-etl", "mammo-train"
 
@@ -35,8 +46,9 @@ WORKSPACE_QUEUE = "workspace"
 WEBHOOK = "MAMMO_WEBHOOK"
 """Environment variable with the address that failures are told to."""
 
-SILENT_SECONDS = 80
-"""A run is taken for dead after as long without a heartbeat: two of them missed, each HEARTBEAT_SECONDS after the other, and some delay."""
+SILENT_SECONDS = 100
+"""A run is taken for dead after as long without a heartbeat: three of them missed, each HEARTBEAT_SECONDS after the other. A server that is started
+anew has to be back before that."""
 
 _PENDING_SECONDS = 600
 """A run that a worker took and that has not begun by then never will: starting one takes ten seconds, a minute on a busy machine."""
@@ -44,6 +56,13 @@ _PENDING_SECONDS = 600
 _ENDS = {f"prefect.flow-run.{end}" for end in ("Completed", "Failed", "Crashed", "Cancelled")}
 
 _HEARTBEAT = "prefect.flow-run.heartbeat"
+
+_LOST = "No sign of life: killed, or its machine was lost. The next run goes on."
+
+_BLOCK = "mammo-failures"
+"""Prefect block of the webhook."""
+
+_NAMES = {"mammo: dead runs", "mammo: runs that never began", "mammo: overlong runs", "mammo: failures"}
 
 _PAYLOAD = """{
   "text": "mammo: {{ flow.name }} / {{ flow_run.name }}: {{ flow_run.state.name }}",
@@ -141,7 +160,11 @@ def _make_pools(client: SyncPrefectClient) -> None:
         (TRAIN_POOL, "Trainings: a GPU, if there is one."),
     ):
         pool = WorkPoolCreate(name=name, type="process", description=description, base_job_template=template or {})
-        client.create_work_pool(pool, overwrite=True)
+        try:
+            # What an administrator has changed, paused or limited stays so.
+            client.read_work_pool(name)
+        except ObjectNotFound:
+            client.create_work_pool(pool)
     # A limit of the server's own counts runs that died unseen, too: the automation for these frees it.
     wanted = WorkQueueFilter(name=WorkQueueFilterName(any_=[WORKSPACE_QUEUE]))
     if not client.read_work_queues(work_pool_name=ETL_POOL, work_queue_filter=wanted):
@@ -189,7 +212,7 @@ def automations(longest: timedelta, webhook: CallWebhook | None) -> list[Automat
         name=None,
         force=False,
         state=StateType.CRASHED,
-        message="No sign of life: killed, or its machine was lost. The next run goes on.",
+        message=_LOST,
     )
     found = [
         AutomationCore(
@@ -231,19 +254,50 @@ def automations(longest: timedelta, webhook: CallWebhook | None) -> list[Automat
                 actions=[webhook],
             )
         )
-    return found
+    # So that it can be told whether the server has the same.
+    return [item.model_copy(update={"description": f"{item.description} ({_digest(item)})"}) for item in found]
+
+
+def _digest(automation: AutomationCore) -> str:
+    content = automation.model_dump(mode="json", exclude={"trigger": {"id"}})
+    for name in ("after", "expect", "for_each"):
+        # Sets, which have another order in each process.
+        content["trigger"][name].sort()
+    return digest(content)[:8]
 
 
 def _make_automations(client: SyncPrefectClient, longest: timedelta) -> None:
     webhook = None
-    if address := os.environ.get(WEBHOOK):
+    address = os.environ.get(WEBHOOK)
+    if address is None:
+        # As it was told before, by another shell.
+        with suppress(ObjectNotFound):
+            known_block = client.read_block_document_by_name(_BLOCK, "webhook")
+            webhook = CallWebhook(block_document_id=known_block.id, payload=_PAYLOAD)
+    elif address:
         saved = Webhook(url=SecretStr(address), headers=SecretDict({"Content-Type": "application/json"})).save(
-            "mammo-failures", overwrite=True
+            _BLOCK, overwrite=True
         )
         webhook = CallWebhook(block_document_id=cast("UUID", saved), payload=_PAYLOAD)
-    wanted = automations(longest, webhook)
+    wanted = {automation.name: automation for automation in automations(longest, webhook)}
     for known in client.read_automations():
-        if known.name.startswith("mammo: "):
+        if known.name in wanted and known.description == wanted[known.name].description:
+            # Made anew, it would forget the runs that it waits for, and never know that they died.
+            del wanted[known.name]
+        elif known.name in _NAMES:
             client.delete_automation(known.id)
-    for automation in wanted:
+    for automation in wanted.values():
         client.create_automation(automation)
+
+
+def end_lost_runs() -> None:
+    """Sets runs of the pools that are under way to Crashed: for when no worker is there, so that none of them lives."""
+    with get_client(sync_client=True) as client:
+        under_way = FlowRunFilter(
+            state=FlowRunFilterState(
+                type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
+            )
+        )
+        pools = WorkPoolFilter(name=WorkPoolFilterName(any_=[ETL_POOL, TRAIN_POOL]))
+        for run in client.read_flow_runs(flow_run_filter=under_way, work_pool_filter=pools):
+            client.set_flow_run_state(run.id, Crashed(message=_LOST), force=True)

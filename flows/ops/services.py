@@ -19,7 +19,7 @@ from flows.ops.supervision import Service
 
 SERVER, SCHEDULER, WORKERS, METRICS = "prefect-server", "dask-scheduler", "dask-workers", "metrics"
 
-_ONLINE = timedelta(seconds=120)
+_ONLINE = timedelta(seconds=45)
 """A Prefect worker says that it is there every 30 seconds."""
 
 
@@ -133,7 +133,7 @@ def healths(
 def _server(installation: Installation, ops: OpsSettings) -> tuple[bool, str]:
     _api(installation, ops, "GET", "/health")
     # Whoever calls without the password must be turned away.
-    refused = httpx.get(f"http://127.0.0.1:{ops.server_port}/api/flow_runs/count", timeout=10)
+    refused = httpx.get(f"http://127.0.0.1:{ops.server_port}/api/flow_runs/count", timeout=10, trust_env=False)
     if refused.status_code != httpx.codes.UNAUTHORIZED:
         return False, "answers without a password"
     return True, "answers, asks for a password"
@@ -157,11 +157,15 @@ def _worker(installation: Installation, ops: OpsSettings, pool: str) -> tuple[bo
 def _api(installation: Installation, ops: OpsSettings, method: str, path: str, content: Any = None) -> Any:
     user, _, password = installation.account.partition(":")
     url = f"http://127.0.0.1:{ops.server_port}/api{path}"
-    return httpx.request(method, url, json=content, auth=(user, password), timeout=10).raise_for_status().json()
+    return (
+        httpx.request(method, url, json=content, auth=(user, password), timeout=10, trust_env=False)
+        .raise_for_status()
+        .json()
+    )
 
 
 def _answers(url: str) -> tuple[bool, str]:
-    httpx.get(url, timeout=10).raise_for_status()
+    httpx.get(url, timeout=10, trust_env=False).raise_for_status()
     return True, "answers"
 
 
@@ -178,7 +182,9 @@ def _scheduler(installation: Installation, ops: OpsSettings) -> tuple[bool, str]
 
 
 def _dask_workers(ops: OpsSettings) -> tuple[bool, str]:
-    metrics = httpx.get(f"http://127.0.0.1:{ops.dashboard_port}/metrics", timeout=10).raise_for_status().text
+    metrics = (
+        httpx.get(f"http://127.0.0.1:{ops.dashboard_port}/metrics", timeout=10, trust_env=False).raise_for_status().text
+    )
     states = [line for line in metrics.splitlines() if line.startswith("dask_scheduler_workers{")]
     count = sum(int(float(line.rpartition(" ")[2])) for line in states)
     return count > 0, f"{count} connected"

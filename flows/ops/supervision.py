@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import psutil
-from supervisor.xmlrpc import SupervisorTransport
+from supervisor.xmlrpc import Faults, SupervisorTransport
 
 from flows.ops.certificates import write_private
 from flows.ops.installation import MARK, Installation
@@ -67,13 +68,12 @@ def _configuration(installation: Installation, services: Sequence[Service]) -> s
     """Supervisor's settings: no secrets, as services inherit its environment; no port, as it listens on a file."""
     lines = [
         "[supervisord]",
-        f"logfile={_escaped(installation.logs / 'supervisord.log')}",
-        f"pidfile={_escaped(installation.folder / 'supervisord.pid')}",
-        f"directory={_escaped(installation.folder)}",
-        f"childlogdir={_escaped(installation.logs)}",
-        "umask=077",
+        f"logfile={_value(installation.logs / 'supervisord.log')}",
+        f"pidfile={_value(installation.folder / 'supervisord.pid')}",
+        f"directory={_value(installation.folder)}",
+        f"childlogdir={_value(installation.logs)}",
         "[unix_http_server]",
-        f"file={_escaped(installation.socket)}",
+        f"file={_value(installation.socket)}",
         "chmod=0600",
         "[rpcinterface:supervisor]",
         "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface",
@@ -81,8 +81,8 @@ def _configuration(installation: Installation, services: Sequence[Service]) -> s
     for service in services:
         lines += [
             f"[program:{service.name}]",
-            f"command={' '.join(map(_escaped, service.command))}",
-            f"stdout_logfile={_escaped(installation.logs / f'{service.name}.log')}",
+            f"command={_value(shlex.join(service.command))}",
+            f"stdout_logfile={_value(installation.logs / f'{service.name}.log')}",
             f"environment={','.join(f'{key}={json.dumps(value)}'.replace('%', '%%') for key, value in service.environment.items())}",
             "stdout_logfile_maxbytes=10MB",
             "stdout_logfile_backups=3",
@@ -100,10 +100,9 @@ def _configuration(installation: Installation, services: Sequence[Service]) -> s
     return "\n".join([*lines, ""])
 
 
-def _escaped(word: object) -> str:
-    """As supervisor's settings have it: `%` doubled, quoted where there are spaces."""
-    text = str(word).replace("%", "%%")
-    return f'"{text}"' if " " in text else text
+def _value(text: object) -> str:
+    """As supervisor's settings have it: `%` stands for a variable there."""
+    return str(text).replace("%", "%%")
 
 
 def _rpc(installation: Installation) -> Any:
@@ -114,34 +113,50 @@ def _rpc(installation: Installation) -> Any:
 
 
 def states(installation: Installation) -> list[State] | None:
-    """How each service is; None where supervisord does not run."""
+    """How each service is; None where supervisord does not run. Raises SettingsError while it is stopping."""
     try:
         rows = _rpc(installation).getAllProcessInfo()
     except LOST:
         return None
+    except xmlrpc.client.Fault as error:
+        raise SettingsError("ops: the services are being stopped; try again when that is done") from error
     return [State(row["name"], row["statename"], row["description"]) for row in rows]
 
 
 def run(installation: Installation, service: str) -> None:
     """Has supervisord start a service, if it has not."""
-    # Not waited for: that is seconds for each, and whether a service works is asked of itself.
-    with suppress(xmlrpc.client.Fault):
+    try:
+        # Not waited for: that is seconds for each, and whether a service works is asked of itself.
         _rpc(installation).startProcess(service, False)
+    except xmlrpc.client.Fault as error:
+        if error.faultCode != Faults.ALREADY_STARTED:
+            raise SettingsError(f"ops: {service} cannot be started: {error.faultString}") from error
 
 
 def stop(installation: Installation) -> None:
     """Ends supervisord and all that it has started, and whatever of that a lost supervisord has left."""
+    # Flows first, while there is a server to which they can tell their end: they are not in their worker's group.
+    _end([process for process in left_over(installation) if "prefect.engine" in process.cmdline()])
     with suppress(*LOST, xmlrpc.client.Fault):
         _rpc(installation).shutdown()
-    end = time.monotonic() + _STOP_SECONDS + 10
-    while time.monotonic() < end and left_over(installation):
-        time.sleep(0.2)
-    processes = left_over(installation)
+        # One after another.
+        end = time.monotonic() + 10 * _STOP_SECONDS
+        while time.monotonic() < end and states(installation) is not None:
+            time.sleep(0.2)
+    _end(left_over(installation))
+    installation.socket.unlink(missing_ok=True)
+
+
+def _end(processes: Sequence[psutil.Process]) -> None:
+    """Has processes end by themselves, and those that do not in time be ended."""
     for process in processes:
         with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, living = psutil.wait_procs(processes, timeout=_STOP_SECONDS)
+    for process in living:
+        with suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(processes, timeout=10)
-    installation.socket.unlink(missing_ok=True)
+    psutil.wait_procs(living, timeout=10)
 
 
 def left_over(installation: Installation) -> list[psutil.Process]:
