@@ -35,7 +35,11 @@ pytestmark = pytest.mark.timeout(400)
 SETTINGS: dict[str, dict[str, Any]] = {
     "inventory": {"mixed_ddsm": "all"},
     "patches": {"size": 64, "stride": 32, "min_distance": 16},
+    # So few patients that the usual share for validation has one class alone.
+    "plan": {"validation": 0.25, "test": 0.25},
 }
+
+AS_OPTIONS = [f"{table}.{key}={value}" for table, values in SETTINGS.items() for key, value in values.items()]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -185,12 +189,8 @@ def prefect(phantoms: Path) -> Iterator[Prefect]:
     # A short path: that of a socket may have a hundred letters.
     with TemporaryDirectory(prefix="mammo-") as folder:
         sources = {kind: phantoms / kind for kind in ("cbis-ddsm", "ddsm")}
-        settings = [
-            "inventory.mixed_ddsm=all",
-            *(f"patches.{key}={value}" for key, value in SETTINGS["patches"].items()),
-        ]
         with running(
-            Path(folder), sources, *settings, "cluster.workers=1", "training.width=2", "training.epochs=1"
+            Path(folder), sources, *AS_OPTIONS, "cluster.workers=1", "training.width=2", "training.epochs=1"
         ) as prefect:
             yield prefect
 
@@ -449,11 +449,10 @@ def test_a_killed_build_becomes_crashed_is_told_of_and_the_next_completes(tmp_pa
     server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
     Thread(target=server.serve_forever, daemon=True).start()
     sources = {kind: films / kind for kind in ("cbis-ddsm", "ddsm")}
-    settings = ["inventory.mixed_ddsm=all", *(f"patches.{key}={value}" for key, value in SETTINGS["patches"].items())]
     webhook = {WEBHOOK: f"http://127.0.0.1:{server.server_port}/hook"}
     with (
         TemporaryDirectory(prefix="mammo-") as folder,
-        running(Path(folder), sources, *settings, "cluster.workers=1", environment=webhook) as prefect,
+        running(Path(folder), sources, *AS_OPTIONS, "cluster.workers=1", environment=webhook) as prefect,
     ):
         images = Path(folder) / "workspace" / "images"
         prefect.command("deployment", "run", "build-dataset/reprocess")
@@ -522,7 +521,7 @@ def test_postgresql_keeps_what_the_server_knows(phantoms: Path) -> None:
         running(
             Path(folder),
             {"ddsm": phantoms / "ddsm"},
-            *(f"patches.{key}={value}" for key, value in SETTINGS["patches"].items()),
+            *AS_OPTIONS,
             "cluster.workers=1",
             environment={"PREFECT_SERVER_DATABASE_CONNECTION_URL": address},
         ) as prefect,

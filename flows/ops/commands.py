@@ -92,7 +92,7 @@ def _up(installation: "Installation", job: JobSettings, content: dict[str, Any])
     _await(installation, job, [service.name for service in wanted])
     prefect_profile.activate(installation, job.ops)
     console.print(
-        f"Page: http://127.0.0.1:{job.ops.server_port} (user and password: {installation.folder / 'password'}). "
+        f"Page: http://127.0.0.1:{job.ops.server_port}; its login asks for the line in {installation.folder / 'password'}. "
         f"`prefect` reaches it by its profile {prefect_profile.NAME}, which is active now.",
         soft_wrap=True,
         highlight=False,

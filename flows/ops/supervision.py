@@ -141,10 +141,20 @@ def stop(installation: Installation) -> None:
         _rpc(installation).shutdown()
         # One after another.
         end = time.monotonic() + 10 * _STOP_SECONDS
-        while time.monotonic() < end and states(installation) is not None:
+        while time.monotonic() < end and _stopping(installation):
             time.sleep(0.2)
     _end(left_over(installation))
     installation.socket.unlink(missing_ok=True)
+
+
+def _stopping(installation: Installation) -> bool:
+    """Whether supervisord is still there: while it stops its services, it refuses all that is asked."""
+    try:
+        with suppress(xmlrpc.client.Fault):
+            _rpc(installation).getState()
+    except LOST:
+        return False
+    return True
 
 
 def _end(processes: Sequence[psutil.Process]) -> None:
