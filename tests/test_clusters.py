@@ -78,7 +78,7 @@ def test_options_that_the_manager_refuses() -> None:
 
 @pytest.mark.parametrize(
     ("manager", "package"),
-    [("KubeCluster", "dask-kubernetes"), ("SLURMCluster", "dask-jobqueue"), ("GatewayCluster", "dask-gateway")],
+    [("KubeCluster", "dask-kubernetes"), ("GatewayCluster", "dask-gateway")],
 )
 def test_a_manager_whose_package_is_missing(manager: Any, package: str) -> None:
     with (

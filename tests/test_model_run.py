@@ -413,7 +413,12 @@ def test_killed_it_goes_on_as_if_it_had_not_been(
     from mammo_model.training import train
 
     command = [sys.executable, "-c", KILLED, str(workspace), STATEFUL.model_dump_json(), str(tmp_path), where]
-    killed = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
+    import tensorflow as tf
+
+    # Tests of scoring leave this process with one thread, and sums of two threads are others.
+    threads = str(tf.config.threading.get_intra_op_parallelism_threads())
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_NUM_INTRAOP_THREADS": threads}
+    killed = subprocess.run(command, cwd=ROOT, env=environment, check=False)
     assert killed.returncode == -signal.SIGKILL
     done: list[int] = []
     batches: list[int] = []
