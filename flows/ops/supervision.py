@@ -10,7 +10,6 @@ import xmlrpc.client
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, cast
 
 import psutil
@@ -136,7 +135,7 @@ def run(installation: Installation, service: str) -> None:
 def stop(installation: Installation) -> None:
     """Ends supervisord and all that it has started, and whatever of that a lost supervisord has left."""
     # Flows first, while there is a server to which they can tell their end: they are not in their worker's group.
-    _end([process for process in left_over(installation) if "prefect.engine" in process.cmdline()])
+    _end(left_over(installation, "prefect.engine"))
     with suppress(*LOST, xmlrpc.client.Fault):
         _rpc(installation).shutdown()
         # One after another.
@@ -169,16 +168,12 @@ def _end(processes: Sequence[psutil.Process]) -> None:
     psutil.wait_procs(living, timeout=10)
 
 
-def left_over(installation: Installation) -> list[psutil.Process]:
-    """Processes of the installation, whoever their parents are by now, other than this one."""
+def left_over(installation: Installation, word: str = "") -> list[psutil.Process]:
+    """Processes of the installation, whoever their parents are by now, other than this one; with `word`, those that have it in their command."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            if process.pid != psutil.Process().pid and process.environ().get(MARK) == str(installation.folder):
+            ours = process.pid != psutil.Process().pid and process.environ().get(MARK) == str(installation.folder)
+            if ours and (not word or word in process.cmdline()):
                 found.append(process)
     return found
-
-
-def log_of(installation: Installation, service: str) -> Path:
-    """Where a service's output goes."""
-    return installation.logs / f"{service}.log"
