@@ -3,7 +3,7 @@
 import importlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
@@ -100,8 +100,11 @@ def open_client(settings: ClusterSettings) -> Iterator["Client"]:
             client = _connected(settings.address)
         else:
             stack.enter_context(dask.config.set(_config(settings)))
+            restore_environment = _environment_here()
+            stack.callback(restore_environment)
             own = _local(settings) if settings.manager is None else _managed(settings.manager, settings.options)
             cluster = stack.enter_context(own)
+            restore_environment()
             if settings.most_workers is not None:
                 cluster.adapt(minimum=settings.workers, maximum=settings.most_workers)
             elif settings.manager is not None:
@@ -164,6 +167,23 @@ def _local(settings: ClusterSettings) -> "LocalCluster":
             dashboard_address=f"127.0.0.1:{settings.dashboard_port}",
             memory_limit="auto" if settings.memory_gb is None else int(settings.memory_gb * 1e9),
         )
+
+
+def _environment_here() -> Callable[[], None]:
+    """Sets back, when called, what nannies set in this process to start their workers: a model that it trains next would be trained by one thread."""
+    import dask
+
+    names = [*dask.config.get("distributed.nanny.pre-spawn-environ"), "PYTHONHASHSEED"]
+    before = {name: os.environ.get(name) for name in names}
+
+    def restore() -> None:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+    return restore
 
 
 def _managed(manager: str, options: dict[str, JsonValue]) -> Any:

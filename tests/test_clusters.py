@@ -1,5 +1,6 @@
 """Which cluster the settings give, and what is told where there is none."""
 
+import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -10,7 +11,7 @@ import distributed
 import pytest
 from distributed import Client, LocalCluster, Scheduler
 
-from flows.clusters import ClusterSettings, open_client, worker_limits
+from flows.clusters import WORKER_ENVIRONMENT, ClusterSettings, open_client, worker_limits
 from flows.fan_out import fan_out
 from mammo_etl import schema
 from mammo_etl.settings import SettingsError, validated
@@ -127,6 +128,20 @@ def test_what_workers_may_take() -> None:
         assert worker_limits(client) == [(1_500_000_000, 1)] * 2
         client.run_on_scheduler(unlimited)
         assert sorted(worker_limits(client)) == [(0, 1), (1_500_000_000, 1)]
+
+
+def test_what_is_set_for_workers_is_not_set_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in WORKER_ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MKL_NUM_THREADS", "3")
+    set_here = {"MKL_NUM_THREADS": "3"}
+    with open_client(ClusterSettings(workers=1)) as client:
+        assert {name: os.environ[name] for name in WORKER_ENVIRONMENT if name in os.environ} == set_here
+        (told,) = client.run(lambda: dict(os.environ)).values()
+        assert {**WORKER_ENVIRONMENT, **set_here}.items() <= told.items()
+        # The nanny starts it anew, and sets them again.
+        client.restart()
+    assert {name: os.environ[name] for name in WORKER_ENVIRONMENT if name in os.environ} == set_here
 
 
 def look_first_in(folder: str) -> None:
