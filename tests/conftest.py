@@ -1,15 +1,33 @@
 """Fixtures shared by all tests."""
 
 import os
-from collections.abc import Iterator
+import shutil
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from flows import cli
+from flows.build_dataset import BuildSummary, build_dataset
 from flows.clusters import ClusterSettings, open_client
 from mammo_etl.phantom.write import write_phantoms
+from mammo_etl.settings import BuildSettings, SourceSettings, validated
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+SETTINGS = validated(
+    BuildSettings,
+    {
+        "patches": {"size": 64, "stride": 32, "normals_per_film": 8, "min_distance": 16, "normals": "background"},
+        "plan": {"validation": 0.3, "test": 0.3},
+        "store": {"shard_rows": 20},
+    },
+    "test",
+)
+
+Command = Callable[..., tuple[int, str, str]]
+"""The fixture `mammo`."""
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +45,23 @@ def cluster() -> Iterator[ClusterSettings]:
         yield ClusterSettings(address=client.scheduler.address)
 
 
+def sources(films: Path) -> list[SourceSettings]:
+    return [SourceSettings(kind="cbis-ddsm", path=str(films))]
+
+
+def build(films: Path, workspace: Path, cluster: ClusterSettings, settings: BuildSettings = SETTINGS) -> BuildSummary:
+    return build_dataset.fn(sources(films), workspace, settings, cluster)
+
+
+@pytest.fixture(scope="session")
+def built(phantoms: Path, cluster: ClusterSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with one published run, in `ws`, made of the films in `films`; not to be changed by a test."""
+    folder = tmp_path_factory.mktemp("built")
+    shutil.copytree(phantoms / "cbis-ddsm", folder / "films")
+    build(folder / "films", folder / "ws", cluster)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def realdata() -> Path:
     """Folder of real public files, named by MAMMO_REALDATA; tests that need it are skipped without it."""
@@ -34,3 +69,21 @@ def realdata() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}: set MAMMO_REALDATA to a folder that has it")
     return folder
+
+
+@pytest.fixture
+def mammo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs `mammo ARGUMENTS` in this process: exit code, standard output and standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["mammo", *map(str, arguments)])
+        code: int | str | None = 0
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = ended.code
+        captured = capsys.readouterr()
+        # As Python has it: a sentence in the place of a code is 1.
+        return 1 if isinstance(code, str) else code or 0, captured.out, captured.err
+
+    return run

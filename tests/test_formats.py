@@ -6,15 +6,15 @@ make the next by `data/make_workspace.py` with the new code, leave these as they
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from conftest import Command
 
-from flows import cli, maintenance
+from flows import maintenance
 from flows.build_dataset import build_dataset
 from flows.clusters import ClusterSettings
 from flows.comparison import compare_models
@@ -59,18 +59,6 @@ def oldest(tmp_path: Path) -> Path:
 @pytest.fixture
 def present(tmp_path: Path) -> Path:
     return Path(shutil.copytree(DATA / PRESENT, tmp_path / "present"))
-
-
-def mammo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
-    """Exit code of `mammo ARGUMENTS`, and what it said last."""
-    monkeypatch.setattr(sys, "argv", ["mammo", *map(str, arguments)])
-    code = 0
-    try:
-        cli.main()
-    except SystemExit as ended:
-        code = int(ended.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out + captured.err
 
 
 def only(paths: Any) -> Path:
@@ -140,21 +128,17 @@ def test_a_model_is_trained_on_the_oldest_run(oldest: Path) -> None:
     }
 
 
-def test_films_are_not_put_to_a_model_of_films_cleaned_otherwise(
-    oldest: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    code, said = mammo(monkeypatch, capsys, "score", tmp_path, "--workspace", oldest, "--out", tmp_path / "out")
+def test_films_are_not_put_to_a_model_of_films_cleaned_otherwise(oldest: Path, mammo: Command, tmp_path: Path) -> None:
+    code, _, said = mammo("score", tmp_path, "--workspace", oldest, "--out", tmp_path / "out")
     assert code == 2
     assert "manifest.json: format version 1, expected 3: made by an older mammo; build a run and train" in said
     assert find_model(DATA / PRESENT).classes == ("Normal", "Abnormal")
 
 
-def test_films_of_an_older_run_are_not_compared(
-    oldest: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code, said = mammo(monkeypatch, capsys, "verify", "--workspace", oldest, "--deep")
+def test_films_of_an_older_run_are_not_compared(oldest: Path, mammo: Command) -> None:
+    code, _, said = mammo("verify", "--workspace", oldest, "--deep")
     assert (code, "made by an older mammo; verify it without --deep" in said) == (2, True)
-    code, said = mammo(monkeypatch, capsys, "verify", "--workspace", oldest)
+    code, said, _ = mammo("verify", "--workspace", oldest)
     assert (code, "report.html: missing" in said) == (1, True)
 
 

@@ -4,17 +4,16 @@ import csv
 import io
 import json
 import shutil
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Command
 from prefect.server.api.server import SubprocessASGIServer
 from rich.console import Console
 
-from flows import cli
 from flows.clusters import ClusterSettings
 from flows.inspect_sources import inspect_sources
 from flows.inspection_tables import show_inspection
@@ -44,18 +43,6 @@ CALC, MASS = Abnormality.CALCIFICATION, Abnormality.MASS
 
 def sources(**places: Path | str) -> list[SourceSettings]:
     return [SourceSettings(kind=kind.replace("_", "-"), path=str(path)) for kind, path in places.items()]
-
-
-def run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
-) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of `mammo inspect ARGUMENTS`."""
-    monkeypatch.setattr(sys, "argv", ["mammo", "inspect", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    captured = capsys.readouterr()
-    assert isinstance(ended.value.code, int)
-    return ended.value.code, captured.out, captured.err
 
 
 def shown(inspection: Inspection, width: int) -> list[str]:
@@ -179,14 +166,14 @@ def test_every_key_is_described_and_always_there() -> None:
 
 
 def test_json_of_the_phantoms_agrees_with_their_truth(
-    phantoms: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    phantoms: Path, monkeypatch: pytest.MonkeyPatch, mammo: Command
 ) -> None:
     def no_server(*_: object, **__: object) -> None:
         raise AssertionError("a Prefect server was started")
 
     monkeypatch.setattr(SubprocessASGIServer, "start", no_server)
     places = [f"--source={kind}={phantoms / kind}" for kind in ("cbis-ddsm", "ddsm")]
-    code, out, err = run(monkeypatch, capsys, *places, "--json", "--workers", 1)
+    code, out, err = mammo("inspect", *places, "--json", "--workers", 1)
     assert code == 0
     assert "inventory" in err
     found = json.loads(out)
@@ -233,15 +220,13 @@ def test_sources_without_one_usable_film(phantoms: Path, tmp_path: Path, cluster
 
 
 @pytest.mark.parametrize("extra", [[], ["--tables-only"]])
-def test_a_wrong_argument_is_one_sentence_and_exit_code_two(
-    extra: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_argument_is_one_sentence_and_exit_code_two(extra: list[str], tmp_path: Path, mammo: Command) -> None:
     for place, sentence in (
         (f"ddsm={tmp_path}/none", "no such folder or zip archive"),
         ("inbreast=/x", "unknown source 'inbreast'"),
         ("/x", "expected KIND=PATH"),
     ):
-        code, out, err = run(monkeypatch, capsys, "--source", place, *extra)
+        code, out, err = mammo("inspect", "--source", place, *extra)
         assert (code, out) == (2, "")
         assert sentence in err
         assert err.count("\n") == 1
@@ -252,10 +237,8 @@ def test_a_kind_without_tables() -> None:
         listed_by_texts(SourceFiles("vindr", (), ()))
 
 
-def test_the_real_tables_alone(
-    realdata: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code, out, err = run(monkeypatch, capsys, f"--source=cbis-ddsm={realdata}/cbis_csv", "--tables-only", "--json")
+def test_the_real_tables_alone(realdata: Path, mammo: Command) -> None:
+    code, out, err = mammo("inspect", f"--source=cbis-ddsm={realdata}/cbis_csv", "--tables-only", "--json")
     assert (code, err) == (0, "")
     inspection = json.loads(out)
     assert inspection["tables_only"] is True
@@ -383,10 +366,8 @@ def test_nothing_of_the_data_is_taken_for_markup() -> None:
     assert any("phantoms" in line for line in lines)
 
 
-def test_the_command_prints_a_table(
-    realdata: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code, out, _ = run(monkeypatch, capsys, f"--source=cbis-ddsm={realdata}/cbis_csv", "--tables-only")
+def test_the_command_prints_a_table(realdata: Path, mammo: Command) -> None:
+    code, out, _ = mammo("inspect", f"--source=cbis-ddsm={realdata}/cbis_csv", "--tables-only")
     assert code == 0
     assert "3,568" in out
     assert "mass train" in out

@@ -11,14 +11,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from conftest import REPOSITORY, SETTINGS, Command, build
 
-from flows import cli
-from flows.build_dataset import BuildSummary, build_dataset
 from flows.clusters import ClusterSettings
 from mammo_etl import catalog, store
 from mammo_etl.files import digest_of_file
@@ -27,57 +25,20 @@ from mammo_etl.garbage import Kind, find_garbage, remove
 from mammo_etl.lock import WorkspaceInUseError, locked
 from mammo_etl.plan import PlanError
 from mammo_etl.reader import ReaderError, open_run
-from mammo_etl.settings import BuildSettings, SourceSettings, StoreSettings, validated
+from mammo_etl.settings import StoreSettings
 from mammo_etl.verify import verify_films
 from mammo_etl.workspace import read_json, write_bytes, write_json
 from mammo_model.settings import TrainingSettings
 from mammo_model.studies import Study
 from mammo_model.tuning_settings import TuningSettings
 
-SETTINGS = {
-    "patches": {"size": 64, "stride": 32, "normals_per_film": 8, "min_distance": 16},
-    "plan": {"validation": 0.3, "test": 0.3},
-    "store": {"shard_rows": 20},
-}
-REPOSITORY = Path(__file__).resolve().parent.parent
-
-
-def build(films: Path, workspace: Path, cluster: ClusterSettings, **patches: int) -> BuildSummary:
-    settings = {**SETTINGS, "patches": {**SETTINGS["patches"], **patches}}
-    source = SourceSettings(kind="cbis-ddsm", path=str(films))
-    return build_dataset.fn([source], workspace, validated(BuildSettings, _only_cbis(settings), "test"), cluster)
-
-
-def _only_cbis(settings: dict[str, Any]) -> dict[str, Any]:
-    """CBIS-DDSM has no normal cases: normal tissue is taken beside the lesions."""
-    return {**settings, "patches": {**settings["patches"], "normals": "background"}}
-
-
-@pytest.fixture(scope="module")
-def built(phantoms: Path, cluster: ClusterSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace with one published run, in `ws`, made of the films in `films`; not to be changed by a test."""
-    folder = tmp_path_factory.mktemp("built")
-    shutil.copytree(phantoms / "cbis-ddsm", folder / "films")
-    build(folder / "films", folder / "ws", cluster)
-    return folder
+WIDER = SETTINGS.model_copy(update={"patches": SETTINGS.patches.model_copy(update={"stride": 64})})
 
 
 @pytest.fixture
 def workspace(built: Path, tmp_path: Path) -> Path:
     """A copy of that workspace."""
     return Path(shutil.copytree(built / "ws", tmp_path / "ws"))
-
-
-def mammo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
-    """Exit code of `mammo ARGUMENTS`, and its standard output, or error if there is none."""
-    monkeypatch.setattr(sys, "argv", ["mammo", *map(str, arguments)])
-    code = 0
-    try:
-        cli.main()
-    except SystemExit as ended:
-        code = int(ended.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out or captured.err
 
 
 def start(program: str, *arguments: object) -> "subprocess.Popen[bytes]":
@@ -102,11 +63,9 @@ def garbage_of(workspace: Path, keep: int | None = None) -> dict[Kind, int]:
 # Verify
 
 
-def test_a_run_as_published(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_as_published(workspace: Path, mammo: Command) -> None:
     run = open_run(workspace)
-    code, said = mammo(monkeypatch, capsys, "verify", "--workspace", workspace, "--deep", "--json")
+    code, said, _ = mammo("verify", "--workspace", workspace, "--deep", "--json")
     assert code == 0
     assert json.loads(said) == {
         "run_id": run.run_id,
@@ -114,9 +73,9 @@ def test_a_run_as_published(
         "films": run.manifest["counts"]["scans"],
         "faults": [],
     }
-    code, said = mammo(monkeypatch, capsys, "verify", "--workspace", workspace, "--run", run.run_id)
+    code, said, _ = mammo("verify", "--workspace", workspace, "--run", run.run_id)
     assert (code, "as published" in said) == (0, True)
-    code, said = mammo(monkeypatch, capsys, "verify", "--workspace", workspace, "--run", "run-x")
+    code, _, said = mammo("verify", "--workspace", workspace, "--run", "run-x")
     assert (code, "no published run run-x" in said) == (2, True)
 
 
@@ -129,23 +88,19 @@ def test_a_run_as_published(
         ("../../current.json", "expected the name of the published run; run the build again"),
     ],
 )
-def test_damage_to_a_run_is_named(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, sentence: str
-) -> None:
+def test_damage_to_a_run_is_named(workspace: Path, mammo: Command, name: str, sentence: str) -> None:
     path = (open_run(workspace).folder / name).resolve()
     content = path.read_bytes()
     path.write_bytes(content[:40] + bytes([content[40] ^ 1]) + content[41:])
     if path.name == "current.json":
         path.write_bytes(content[:10])
-    code, said = mammo(monkeypatch, capsys, "verify", "--workspace", workspace, "--deep", "--json")
+    code, said, _ = mammo("verify", "--workspace", workspace, "--deep", "--json")
     assert code == 1
     assert json.loads(said)["faults"][0].startswith(f"{path}: ")
     assert sentence in json.loads(said)["faults"][0]
 
 
-def test_what_a_run_was_made_from(
-    built: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_a_run_was_made_from(built: Path, workspace: Path, mammo: Command) -> None:
     """A changed film, a lost mask, a damaged receipt and a damaged cleaned film; and a store that its digests agree with, but not its films."""
     run = open_run(workspace)
     (images,) = (workspace / "images").iterdir()
@@ -169,7 +124,7 @@ def test_what_a_run_was_made_from(
     try:
         film.write_bytes(contents[film][:-1] + b"x")
         mask.unlink()
-        code, said = mammo(monkeypatch, capsys, "verify", "--workspace", workspace, "--deep", "--json")
+        code, said, _ = mammo("verify", "--workspace", workspace, "--deep", "--json")
     finally:
         for path, content in contents.items():
             path.write_bytes(content)
@@ -207,12 +162,11 @@ def test_nothing_is_removed_that_a_run_needs(
     built: Path,
     workspace: Path,
     cluster: ClusterSettings,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    mammo: Command,
 ) -> None:
     assert garbage_of(workspace) == {}
     first = open_run(workspace).run_id
-    build(built / "films", workspace, cluster, stride=64)
+    build(built / "films", workspace, cluster, WIDER)
     second = open_run(workspace).run_id
     assert garbage_of(workspace) == {}
     old, new = (set(folder.iterdir()) for folder in sorted((workspace / "candidates").iterdir(), key=os.path.getmtime))
@@ -229,21 +183,21 @@ def test_nothing_is_removed_that_a_run_needs(
     assert (
         garbage_of(workspace, keep=1) == garbage_of(workspace, keep=0) == {Kind.OLD_RUN: 1, Kind.CANDIDATES: len(old)}
     )
-    code, said = mammo(monkeypatch, capsys, "gc", "--workspace", workspace, "--keep", 0, "--json")
+    code, said, _ = mammo("gc", "--workspace", workspace, "--keep", 0, "--json")
     listed = json.loads(said)
     assert (code, listed["deleted"]) == (0, False)
     assert (workspace / "runs" / first).exists()
     assert listed["groups"][0]["bytes"] == sum(
         path.stat().st_size for path in (workspace / "runs" / first).rglob("*") if path.is_file()
     )
-    code, said = mammo(monkeypatch, capsys, "gc", "--workspace", workspace, "--keep", 0, "--delete", "--json")
+    code, said, _ = mammo("gc", "--workspace", workspace, "--keep", 0, "--delete", "--json")
     assert json.loads(said) == {**listed, "deleted": True}
     assert [path.name for path in (workspace / "runs").iterdir()] == [second]
     assert set((workspace / "candidates").rglob("*.json")) == new
     assert garbage_of(workspace, keep=0) == {}
-    assert not build(built / "films", workspace, cluster, stride=64).new
+    assert not build(built / "films", workspace, cluster, WIDER).new
     assert pq.read_table(workspace / "catalog.parquet")["id"].to_pylist() == [second]
-    code, said = mammo(monkeypatch, capsys, "gc", "--workspace", workspace)
+    code, said, _ = mammo("gc", "--workspace", workspace)
     assert (code, "Nothing to remove" in said) == (0, True)
 
 
@@ -318,8 +272,7 @@ def test_a_second_build_and_a_gc_are_told_who_is_at_work(
     workspace: Path,
     tmp_path: Path,
     cluster: ClusterSettings,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    mammo: Command,
 ) -> None:
     process = start(_HOLD, workspace, tmp_path / "begun")
     try:
@@ -328,9 +281,9 @@ def test_a_second_build_and_a_gc_are_told_who_is_at_work(
         with pytest.raises(WorkspaceInUseError, match=f"process {process.pid}, since"):
             build(built / "films", workspace, cluster)
         for command in (["gc"], ["build", "--source", f"cbis-ddsm={built / 'films'}"]):
-            code, said = mammo(monkeypatch, capsys, *command, "--workspace", workspace)
+            code, _, said = mammo(*command, "--workspace", workspace)
             assert (code, sentence in said, said.count("\n")) == (1, True, 1), said
-        code, said = mammo(monkeypatch, capsys, "verify", "--workspace", workspace)
+        code, said, _ = mammo("verify", "--workspace", workspace)
         assert code == 0
     finally:
         process.kill()
@@ -340,10 +293,8 @@ def test_a_second_build_and_a_gc_are_told_who_is_at_work(
     assert (workspace / "lock").read_bytes() == b""
 
 
-def test_a_folder_that_is_no_workspace(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code, said = mammo(monkeypatch, capsys, "gc", "--workspace", tmp_path)
+def test_a_folder_that_is_no_workspace(tmp_path: Path, mammo: Command) -> None:
+    code, _, said = mammo("gc", "--workspace", tmp_path)
     assert code == 2
     assert said == f"mammo: {tmp_path}: no workspace: expected a folder that `mammo build` has worked in\n"
     assert list(tmp_path.iterdir()) == []
@@ -381,7 +332,7 @@ def test_a_build_that_is_killed_is_finished_by_the_next(
     built: Path, tmp_path: Path, cluster: ClusterSettings, moment: str, whom: str
 ) -> None:
     workspace = tmp_path / "ws"
-    process = start(_BUILD, built / "films", workspace, json.dumps(_only_cbis(SETTINGS)))
+    process = start(_BUILD, built / "films", workspace, SETTINGS.model_dump_json())
     wait(lambda: len(list(workspace.glob(moment))) >= 2)
     if whom == "all":
         os.killpg(process.pid, signal.SIGKILL)
@@ -478,7 +429,7 @@ def test_a_shard_that_finds_no_room_is_named(tmp_path: Path) -> None:
 
 
 def test_the_command_says_that_the_disk_is_full(
-    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mammo: Command
 ) -> None:
     def full(*_: object) -> None:
         write_bytes(tmp_path / "ws" / "rejects.parquet", b"x")
@@ -489,22 +440,20 @@ def test_the_command_says_that_the_disk_is_full(
     monkeypatch.setattr("flows.build_dataset.build_dataset", full)
     monkeypatch.setattr(Path, "write_bytes", write)
     source = f"cbis-ddsm={built / 'films'}"
-    code, said = mammo(monkeypatch, capsys, "build", "--source", source, "--workspace", tmp_path / "ws")
+    code, _, said = mammo("build", "--source", source, "--workspace", tmp_path / "ws")
     assert code == 1
     assert f"{tmp_path}/ws/rejects.parquet: could not be written: the disk is full. Make room" in said
     assert list((tmp_path / "ws").glob(".unfinished*")) == []
 
 
-def test_a_read_only_workspace(
-    built: Path, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_read_only_workspace(built: Path, workspace: Path, tmp_path: Path, mammo: Command) -> None:
     source = f"cbis-ddsm={built / 'films'}"
     with disk(tmp_path / "disk", "20m") as folder:
         shutil.copytree(workspace, folder / "ws")
         subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
-        code, said = mammo(monkeypatch, capsys, "build", "--source", source, "--workspace", folder / "ws")
+        code, _, said = mammo("build", "--source", source, "--workspace", folder / "ws")
         assert (code, f"--workspace {folder / 'ws'}: cannot be written to" in said) == (2, True)
-        code, said = mammo(monkeypatch, capsys, "gc", "--workspace", folder / "ws")
+        code, _, said = mammo("gc", "--workspace", folder / "ws")
         assert (code, f"{folder / 'ws' / 'lock'}: could not be written: the disk is read-only" in said) == (1, True)
-        code, said = mammo(monkeypatch, capsys, "verify", "--workspace", folder / "ws", "--deep")
+        code, said, _ = mammo("verify", "--workspace", folder / "ws", "--deep")
         assert (code, "as published" in said) == (0, True)

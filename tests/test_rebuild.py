@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from conftest import REPOSITORY, SETTINGS, build, sources
 
 from flows import maintenance
-from flows.build_dataset import BuildSummary, build_dataset
 from flows.clusters import ClusterSettings
 from mammo_etl import catalog, latest
 from mammo_etl.files import NOT_READ
@@ -20,42 +20,14 @@ from mammo_etl.reader import PublishedRun, open_run
 from mammo_etl.records import Reason, Rejection, Scan
 from mammo_etl.reuse import find_parent
 from mammo_etl.schema import from_rows
-from mammo_etl.settings import BuildSettings, SourceSettings, validated
+from mammo_etl.settings import BuildSettings
 from mammo_etl.verify import verify_films
 from mammo_etl.workspace import read_json, read_sealed, write_sealed
-
-SETTINGS = validated(
-    BuildSettings,
-    {
-        "patches": {"size": 64, "stride": 32, "normals_per_film": 8, "min_distance": 16, "normals": "background"},
-        "plan": {"validation": 0.3, "test": 0.3},
-        "store": {"shard_rows": 20},
-    },
-    "test",
-)
-REPOSITORY = Path(__file__).resolve().parent.parent
-
-
-def sources(films: Path) -> list[SourceSettings]:
-    return [SourceSettings(kind="cbis-ddsm", path=str(films))]
-
-
-def build(films: Path, workspace: Path, cluster: ClusterSettings, settings: BuildSettings = SETTINGS) -> BuildSummary:
-    return build_dataset.fn(sources(films), workspace, settings, cluster)
 
 
 def is_up_to_date(films: Path, workspace: Path, settings: BuildSettings = SETTINGS) -> bool:
     basis = latest.basis_of(sources(films), list_sources(sources(films)), settings)
     return latest.up_to_date(workspace, basis, settings) is not None
-
-
-@pytest.fixture(scope="module")
-def built(phantoms: Path, cluster: ClusterSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace with one published run, in `ws`, made of the films in `films`; not to be changed by a test."""
-    folder = tmp_path_factory.mktemp("built")
-    shutil.copytree(phantoms / "cbis-ddsm", folder / "films")
-    build(folder / "films", folder / "ws", cluster)
-    return folder
 
 
 @pytest.fixture

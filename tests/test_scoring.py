@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import Command
 
-from flows import cli
 from flows.clusters import ClusterSettings
 from flows.score_scans import score_one, score_scans
 from mammo_etl.breast import Breast
@@ -498,16 +498,10 @@ def test_the_number_of_threads_changes_no_byte(films: Path, tmp_path: Path) -> N
 
 
 def test_a_film_that_cannot_be_scored_fails_the_command(
-    films: Path,
-    workspace: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    films: Path, workspace: Path, tmp_path: Path, mammo: Command
 ) -> None:
     film, out = films / "anna" / "short.LJPEG", tmp_path / "out"
-    monkeypatch.setattr(sys, "argv", ["mammo", "score", str(film), "--workspace", str(workspace), "--out", str(out)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 1
+    code, _, said = mammo("score", film, "--workspace", workspace, "--out", out)
+    assert code == 1
     (row,) = read_table(out / "rejects.parquet").to_pylist()
-    assert f"mammo: {film}: not scored: {row['code']}: {row['message']}" in capsys.readouterr().err
+    assert f"mammo: {film}: not scored: {row['code']}: {row['message']}" in said
