@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from flows.command import SetOption, console
 from flows.settings import JobSettings, load_settings
 from mammo_etl.places import place_of, shown
 from mammo_etl.settings import SettingsError, SourceSettings
@@ -21,8 +22,6 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Scheduled and remote-controlled runs: server, workers, Dask cluster and deployments on this machine.",
 )
-console = Console()
-
 WAIT_SECONDS = 300
 """Services that are not well after as long will not be: on two busy cores they took two minutes."""
 
@@ -35,9 +34,6 @@ SourceOption = Annotated[
 ]
 SettingsOption = Annotated[
     Path | None, typer.Option("--settings", help="TOML file; its tables become the deployments' settings.")
-]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="STAGE.KEY=VALUE", help="One setting, laid over the file's.")
 ]
 
 

@@ -62,7 +62,8 @@ _LOST = "No sign of life: killed, or its machine was lost. The next run goes on.
 _BLOCK = "mammo-failures"
 """Prefect block of the webhook."""
 
-_NAMES = {"mammo: dead runs", "mammo: runs that never began", "mammo: overlong runs", "mammo: failures"}
+_FAILURES = "mammo: failures"
+"""The automation that is there only with a webhook."""
 
 _PAYLOAD = """{
   "text": "mammo: {{ flow.name }} / {{ flow_run.name }}: {{ flow_run.state.name }}",
@@ -241,7 +242,7 @@ def automations(longest: timedelta, webhook: CallWebhook | None) -> list[Automat
     if webhook is not None:
         found.append(
             AutomationCore(
-                name="mammo: failures",
+                name=_FAILURES,
                 description="Failed and crashed runs of deployments are told to the webhook.",
                 trigger=EventTrigger(
                     match=any_run,
@@ -280,11 +281,12 @@ def _make_automations(client: SyncPrefectClient, longest: timedelta) -> None:
         )
         webhook = CallWebhook(block_document_id=cast("UUID", saved), payload=_PAYLOAD)
     wanted = {automation.name: automation for automation in automations(longest, webhook)}
+    names = {*wanted, _FAILURES}
     for known in client.read_automations():
         if known.name in wanted and known.description == wanted[known.name].description:
             # Made anew, it would forget the runs that it waits for, and never know that they died.
             del wanted[known.name]
-        elif known.name in _NAMES:
+        elif known.name in names:
             client.delete_automation(known.id)
     for automation in wanted.values():
         client.create_automation(automation)
