@@ -22,6 +22,7 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Scheduled and remote-controlled runs: server, workers, Dask cluster and deployments on this machine.",
 )
+
 WAIT_SECONDS = 300
 """Services that are not well after as long will not be: on two busy cores they took two minutes."""
 
