@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from test_model_run import publish
 
 from flows import compare_architectures as comparison
 from mammo_model.settings import SEED_STEPS, TrainingSettings
-from tests.test_model_run import publish
 
 SETTINGS = TrainingSettings(width=2, epochs=2, batch_size=32, augmentation=False)
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from conftest import REPOSITORY, Command
 from store_server import environment_of, failing, s3_server
-from test_maintenance import REPOSITORY, mammo, wait
+from test_maintenance import wait
 from test_scoring import write_model
 
 from flows.build_dataset import build_dataset
@@ -168,7 +169,7 @@ def test_a_build_on_the_store_is_the_one_on_disk(
     on_disk: Path,
     store: fsspec.AbstractFileSystem,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    mammo: Command,
 ) -> None:
     """Films and workspace on the store; then looked after as one on disk is."""
     store.put(str(phantoms / "cbis-ddsm"), "films/all", recursive=True)
@@ -184,7 +185,7 @@ def test_a_build_on_the_store_is_the_one_on_disk(
     assert run.run_id == other.run_id
     assert read_table(place / "catalog.parquet")["id"].to_pylist() == [run.run_id]
     assert (run.open_patches().read().result() == other.open_patches().read().result()).all()
-    code, said = mammo(monkeypatch, capsys, "verify", "--workspace", place, "--deep", "--json")
+    code, said, _ = mammo("verify", "--workspace", place, "--deep", "--json")
     assert (code, json.loads(said)["faults"], json.loads(said)["films"]) == (0, [], run.manifest["counts"]["scans"])
     # Nothing has changed: told by stamps alone.
     with monkeypatch.context() as patched:
@@ -194,7 +195,7 @@ def test_a_build_on_the_store_is_the_one_on_disk(
     shard = shard_path(run.folder / "patches.zarr", 0)
     content = shard.read_bytes()
     shard.write_bytes(content[:-5] + b"wrong")
-    code, said = mammo(monkeypatch, capsys, "verify", "--workspace", place, "--json")
+    code, said, _ = mammo("verify", "--workspace", place, "--json")
     assert (code, json.loads(said)["faults"]) == (1, [f"{shard}: changed since it was published"])
     assert build_dataset.fn(sources, str(place), SETTINGS, ONE).new
     assert shard.read_bytes() == content
@@ -246,19 +247,16 @@ def test_a_build_that_is_killed_is_finished_by_the_next_through_a_failing_store(
 def test_the_command_says_what_is_wrong_with_the_store(
     phantoms: Path,
     store: fsspec.AbstractFileSystem,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    mammo: Command,
 ) -> None:
     source = f"cbis-ddsm={phantoms / 'cbis-ddsm'}"
     for workspace, said in (
         ("s3://no-such-bucket/ws", "--workspace s3://no-such-bucket/ws: The specified bucket does not exist"),
         ("gs://films/ws", "gs://films/ws: expected a local path or s3://BUCKET/PREFIX"),
     ):
-        assert mammo(monkeypatch, capsys, "build", "--source", source, "--workspace", workspace) == (
-            2,
-            f"mammo: {said}\n",
-        )
-    code, said = mammo(monkeypatch, capsys, "train", "--workspace", "s3://films/nothing")
+        ended = mammo("build", "--source", source, "--workspace", workspace)
+        assert ended == (2, "", f"mammo: {said}\n")
+    code, _, said = mammo("train", "--workspace", "s3://films/nothing")
     assert (code, "s3://films/nothing: no published run here" in said) == (2, True)
 
 

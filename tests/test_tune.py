@@ -19,9 +19,9 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import Command
 from distributed import Client, LocalCluster
 from store_server import environment_of, s3_server
-from test_cli import run as mammo
 from test_model_run import ROOT, StopError, publish, refuse
 
 from flows.clusters import ClusterSettings
@@ -354,25 +354,22 @@ def test_a_wrong_argument_is_one_sentence(
     arguments: list[str],
     sentence: str,
     empty: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    mammo: Command,
 ) -> None:
-    code, said = mammo(monkeypatch, capsys, "tune", "--workspace", empty, *arguments)
+    code, _, said = mammo("tune", "--workspace", empty, *arguments)
     assert code == 2
     assert sentence in said
     assert said.count("\n") == 1
 
 
-def test_without_optuna_it_says_what_to_install(
-    empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_optuna_it_says_what_to_install(empty: Path, monkeypatch: pytest.MonkeyPatch, mammo: Command) -> None:
     monkeypatch.setattr("mammo_model.studies.find_spec", lambda _: None)
-    code, said = mammo(monkeypatch, capsys, "tune", "--workspace", empty)
+    code, _, said = mammo("tune", "--workspace", empty)
     assert (code, said) == (2, "mammo: a study needs mammo's extra `tune`, as in pip install '.[tune]'\n")
 
 
 def test_a_name_is_that_of_one_study(
-    workspace: Path, pretending: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    workspace: Path, pretending: None, monkeypatch: pytest.MonkeyPatch, mammo: Command
 ) -> None:
     tuning = TUNING.model_copy(update={"trials": 2})
     found = tune(workspace, tuning, study="mine")
@@ -395,7 +392,7 @@ def test_a_name_is_that_of_one_study(
         "tuning.warmup_epochs=2",
     ]
     sets = [text for one in overrides for text in ("--set", one.replace('"', ""))]
-    code, said = mammo(monkeypatch, capsys, "tune", "--workspace", workspace, "--study", "mine", "--trials", 2, *sets)
+    code, said, _ = mammo("tune", "--workspace", workspace, "--study", "mine", "--trials", 2, *sets)
     assert code == 0
     for part in ("trial 0", "learning_rate", "Nothing has changed", found.command, str(found.report), "on phantoms"):
         assert part in said
