@@ -23,7 +23,7 @@ from flows.clusters import WORKER_ENVIRONMENT
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOCKER = REPOSITORY / "docker"
-COMPOSE = ("compose.yaml", "compose.tls.yaml")
+COMPOSE = DOCKER / "compose.yaml"
 LOCKS = ("etl.lock", "cpu.lock", "gpu.lock")
 
 DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
@@ -38,15 +38,14 @@ UNCHECKED = {
 """Services without a health check, and why."""
 
 
-def compose(name: str) -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load((DOCKER / name).read_text())
+def compose() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())
     return content
 
 
-def services(*names: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each service of each compose file with its name."""
-    for name in names or COMPOSE:
-        yield from compose(name)["services"].items()
+def services() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each service with its name."""
+    yield from compose()["services"].items()
 
 
 def instructions(path: Path = DOCKER / "Dockerfile") -> list[tuple[str, str]]:
@@ -74,9 +73,8 @@ def locked(path: Path) -> set[tuple[str, Version]]:
     return {(name, Version(version)) for name, version in found}
 
 
-@pytest.mark.parametrize("name", COMPOSE)
-def test_compose_file_is_one_by_the_specification(name: str) -> None:
-    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", DOCKER / name]
+def test_compose_file_is_one_by_the_specification() -> None:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", COMPOSE]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -89,31 +87,35 @@ def test_only_the_page_is_published_and_on_loopback_alone() -> None:
 
 
 def test_only_the_servers_network_leads_out() -> None:
-    networks = compose("compose.yaml")["networks"]
+    networks = compose()["networks"]
     assert {name for name, network in networks.items() if not network.get("internal")} == {"page"}
     assert {name for name, service in services() if "page" in service.get("networks", [])} == {"server"}
 
 
 def test_images_are_built_here_or_pinned_by_digest() -> None:
+    built = {service["image"] for _, service in services() if "build" in service}
     for name, service in services():
-        if "image" in service and "build" not in service:
-            assert DIGEST.search(service["image"]), name
+        assert service["image"] in built or DIGEST.search(service["image"]), name
+        # What is built here is no registry's.
+        assert (service.get("pull_policy") == "never") == (service["image"] in built), name
 
 
-def test_built_images_are_stages_of_the_dockerfile() -> None:
-    built = {service["image"]: service["build"]["target"] for _, service in services() if "build" in service}
-    assert built == {f"mammo:{target}": target for target in ("etl", "cpu", "train")}
-    assert set(built.values()) <= stages().keys()
+def test_each_image_is_built_once_from_a_stage_of_the_dockerfile() -> None:
+    """Two services that build the same image both write its name, and one of them may fail."""
+    built = [(service["image"], service["build"]["target"]) for _, service in services() if "build" in service]
+    assert sorted(built) == [(f"mammo:{target}", target) for target in ("cpu", "etl", "train")]
+    assert {target for _, target in built} <= stages().keys()
 
 
 def test_services_have_no_more_rights_than_they_need() -> None:
-    for name, service in services("compose.yaml"):
+    for name, service in services():
         assert service["read_only"] is True, name
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert {"mem_limit", "pids_limit"} <= service.keys(), name
         assert not {"privileged", "cap_add", "devices"} & service.keys(), name
-        assert "build" in service or service["user"].split(":")[0] != "0", name
+        # The others' images end as a user of their own.
+        assert service["image"].startswith("mammo:") or service["user"].split(":")[0] != "0", name
 
 
 def test_films_cannot_be_changed() -> None:
@@ -128,10 +130,10 @@ def test_services_show_whether_they_work() -> None:
     """By an address that the image's health check asks, or a check of their own."""
     unchecked = {
         name
-        for name, service in services("compose.yaml")
+        for name, service in services()
         if "HEALTH_URL" not in service.get("environment", {}) and "test" not in service.get("healthcheck", {})
     }
-    assert unchecked == UNCHECKED.keys() - {"certificates"}
+    assert unchecked == UNCHECKED.keys()
     # Else the image's check would call them well.
     assert {name for name, service in services() if service.get("healthcheck") == {"disable": True}} == UNCHECKED.keys()
 
@@ -152,16 +154,16 @@ def test_secrets_come_from_the_environment_file_alone() -> None:
                 assert ":?" in value, (name, key)
 
 
-def test_environment_file_names_what_the_compose_files_ask_for() -> None:
+def test_environment_file_names_what_the_compose_file_asks_for() -> None:
     example = (DOCKER / ".env.example").read_text()
     named = dict(re.findall(r"^([A-Z_]+)=(.*)$", example, re.MULTILINE))
-    asked = {match[0] for name in COMPOSE for match in VARIABLE.findall((DOCKER / name).read_text())}
+    asked = {match[0] for match in VARIABLE.findall(COMPOSE.read_text())}
     assert asked | {"COMPOSE_PROFILES"} == named.keys()
     assert not [key for key, value in named.items() if SECRET.search(key) and value]
 
 
 def test_what_must_be_set_is_asked_for_with_a_sentence() -> None:
-    text = (DOCKER / "compose.yaml").read_text()
+    text = COMPOSE.read_text()
     for name, default in VARIABLE.findall(text):
         assert default.startswith(":-") or (name in default and "docker/.env" in default), name
 
@@ -176,20 +178,34 @@ def test_secrets_and_films_stay_out_of_git_and_of_the_build() -> None:
 
 
 def test_dask_workers_have_the_environment_of_local_ones() -> None:
-    environment = compose("compose.yaml")["services"]["dask-worker"]["environment"]
+    environment = compose()["services"]["dask-worker"]["environment"]
     assert {key: environment.get(key) for key in WORKER_ENVIRONMENT} == WORKER_ENVIRONMENT
 
 
-def test_tls_reaches_every_end_of_the_cluster() -> None:
-    """All that are in the cluster's network, and the address that flows are given."""
-    plain, encrypted = compose("compose.yaml")["services"], compose("compose.tls.yaml")["services"]
-    for name, service in plain.items():
-        if "compute" in service.get("networks", []):
-            assert encrypted[name]["environment"] == {"DASK_CONFIG": "/certificates/dask.yaml"}, name
-            assert encrypted[name]["volumes"] == ["certificates:/certificates:ro"], name
-        words = [str(word) for word in service.get("command", [])]
-        if any("tcp://" in word for word in words):
-            assert encrypted[name]["command"] == [word.replace("tcp://", "tls://") for word in words], name
+def test_dask_speaks_tls_with_builds_alone() -> None:
+    """All that are in the cluster's network have certificates, nobody else has, and no address is one without TLS."""
+    here = {name for name, service in services() if "compute" in service.get("networks", [])}
+    assert here == {"scheduler", "dask-worker", "etl"}
+    for name, service in services():
+        environment, mounts = service.get("environment") or {}, service.get("volumes", [])
+        assert (environment.get("DASK_CONFIG") == "/certificates/dask.yaml") == (name in here), name
+        assert ("certificates:/certificates:ro" in mounts) == (name in here), name
+        assert ("certificates" in service.get("depends_on", {})) == (name in here), name
+    assert "tcp://" not in COMPOSE.read_text()
+    assert compose()["services"]["certificates"]["network_mode"] == "none"
+
+
+def test_certificates_are_made_once(tmp_path: Path) -> None:
+    """By the service's own command, with its folder replaced; a second start changes nothing."""
+    command = compose()["services"]["certificates"]["command"]
+    command = [word.replace("/certificates", str(tmp_path / "certificates")) for word in command]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    made = []
+    for _ in range(2):
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+        made.append({path.name: path.read_bytes() for path in (tmp_path / "certificates").iterdir()})
+    assert made[0].keys() == {"ca.pem", "cert.pem", "key.pem", "dask.yaml"}
+    assert made[0] == made[1]
 
 
 def test_base_image_is_pinned_by_digest() -> None:
@@ -285,6 +301,8 @@ def options_of_prefect(*words: str) -> set[str]:
 @pytest.mark.parametrize("line", commands())
 def test_commands_of_services_are_commands_with_these_options(line: str) -> None:
     words = commands()[line]
+    if words[0] == "sh":
+        words = words[-1].rpartition("exec ")[2].split()
     if words[0] == "prefect":
         # Told by its help: its parser is no public one.
         depth = next(index for index, word in enumerate(words) if word.startswith("--"))
@@ -337,7 +355,7 @@ def test_policies_give_roles_what_they_need_and_no_more() -> None:
 
 
 def test_policies_are_of_the_workspace_that_is_deployed() -> None:
-    command = compose("compose.yaml")["services"]["deploy"]["command"]
+    command = compose()["services"]["deploy"]["command"]
     assert command[command.index("--workspace") + 1] == "s3://mammo/workspace"
     setup = (DOCKER / "store" / "setup.sh").read_text()
     for name in ("etl", "train"):
