@@ -305,7 +305,7 @@ def test_whoever_may_ask_is_answered_and_nobody_else(manifests: Manifests) -> No
     out, into = ways(manifests, "egress"), ways(manifests, "ingress")
     assert out == into
     clients = {(name, "prefect-server", 4200) for name in ("deploy", "etl-worker", "train-worker")}
-    flows = {(name, "dask-scheduler", 8786) for name in ("dask-worker", "etl-worker", "train-worker")}
+    flows = {(name, "dask-scheduler", 8786) for name in ("dask-worker", "etl-worker")}
     workers = {(name, "dask-worker", port) for name in ("dask-worker", "dask-scheduler") for port in (8789, 8790)}
     assert out == clients | flows | workers | {("prefect-server", "postgres", 5432)}
     pods = {pod.name: pod for pod in manifests.pods()}
@@ -458,13 +458,16 @@ def test_dask_is_set_up_as_a_cluster_of_the_job_s_own_is(base: Manifests) -> Non
     assert distributed["scheduler"]["allowed-failures"] == 1
     assert distributed["scheduler"]["no-workers-timeout"] == "300 s"
     assert distributed["comm"]["require-encryption"] is True
-    for name in ("etl-worker", "train-worker", "dask-scheduler", "dask-worker"):
+    for name in ("etl-worker", "dask-scheduler", "dask-worker"):
         container = base.pod(name).containers[0]
         mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
         volumes = {volume["name"]: volume for volume in base.pod(name).spec["volumes"]}
         assert {"name": "DASK_CONFIG", "value": "/etc/dask/dask.yaml"} in container["env"]
         assert volumes[mounts["/etc/dask"]]["configMap"]["name"] == "dask"
         assert volumes[mounts["/certificates"]]["secret"]["secretName"] == "dask-tls"
+    # Whoever has the certificates can run code in the workers.
+    holders = {pod.name for pod in base.pods() if "dask-tls" in str(pod.spec["volumes"])}
+    assert holders == {"etl-worker", "dask-scheduler", "dask-worker"}
     tls = distributed["comm"]["tls"]
     assert {tls["ca-file"], *(value for role in ("scheduler", "worker", "client") for value in tls[role].values())} == {
         f"/certificates/{name}.pem" for name in ("ca", "cert", "key")
