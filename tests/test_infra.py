@@ -19,6 +19,7 @@ from distributed.cli.dask_worker import main as worker_command
 
 from flows.clusters import WORKER_ENVIRONMENT, ClusterSettings
 from flows.settings import JobSettings, load_settings
+from mammo_etl.settings import SourceSettings
 
 INFRA = Path(__file__).resolve().parent.parent / "infra"
 KUBERNETES = INFRA / "kubernetes"
@@ -216,14 +217,48 @@ def test_what_pods_refer_to_is_there_or_asked_for(manifests: Manifests) -> None:
 
 
 def test_whoever_works_in_the_workspace_reaches_it(manifests: Manifests) -> None:
-    """By keys of the store, or in the volume that all share; the deploy Job looks for local films, too."""
+    """By keys of the store, or in the volume that all share."""
     claims = manifests.names("PersistentVolumeClaim")
-    for name in ("etl-worker", "train-worker", "dask-worker", *(["deploy"] if claims else [])):
+    for name in ("etl-worker", "train-worker", "dask-worker"):
         container = manifests.pod(name).containers[0]
         keys = {each["secretRef"]["name"] for each in container.get("envFrom", []) if "secretRef" in each}
         assert keys == (set() if claims else {f"store-{'train' if name == 'train-worker' else 'etl'}"})
-        mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
-        assert ("/data" in mounted) == bool(claims)
+        workspace = {"name": "data", "mountPath": "/data/workspace", "subPath": "workspace"}
+        assert (workspace in container["volumeMounts"]) == bool(claims)
+
+
+def test_films_are_there_for_who_reads_them_and_cannot_be_changed(manifests: Manifests) -> None:
+    """The deploy Job looks whether they are there."""
+    claims = manifests.names("PersistentVolumeClaim")
+    films = {"name": "data", "mountPath": "/data/sources", "subPath": "sources", "readOnly": True}
+    for pod in manifests.pods():
+        (mounts, *others) = [container.get("volumeMounts", []) for container in pod.containers]
+        reads = bool(claims) and pod.name in {"etl-worker", "dask-worker", "deploy"}
+        assert (films in mounts) == reads, pod.name
+        # Neither the whole volume, nor the films a second time.
+        shared = [mount for mount in [*mounts, *(each for other in others for each in other)] if mount["name"] == "data"]
+        assert pod.name == "postgres" or all(mount["subPath"] == "workspace" or mount == films for mount in shared)
+
+
+def test_builds_have_cases_with_lesions_and_normal_ones(manifests: Manifests, request: pytest.FixtureRequest) -> None:
+    if "files" in request.node.name:
+        pytest.skip("kustomize has not been at it")
+    (places,) = [document["data"] for document in manifests.of("ConfigMap") if "WORKSPACE" in document["data"]]
+    args = manifests.pod("deploy").containers[0]["args"]
+    given = [args[number + 1] for number, word in enumerate(args) if word == "--source"]
+    sources = [SourceSettings.parse(places[name.removeprefix("$(").removesuffix(")")]) for name in given]
+    # CBIS-DDSM has no normal case; DDSM's others would be its films again.
+    assert [source.kind for source in sources] == ["cbis-ddsm", "ddsm"]
+    assert sources[1].path.endswith("/cases/normals")
+    if manifests.names("PersistentVolumeClaim"):
+        assert places["WORKSPACE"] == "/data/workspace"
+        assert all(source.path.startswith("/data/sources/") for source in sources)
+
+
+def test_a_volume_s_owner_is_changed_once(manifests: Manifests) -> None:
+    """Not file by file at each start of a pod, where it is right already."""
+    for pod in manifests.pods():
+        assert pod.spec["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch", pod.name
 
 
 def test_there_is_no_secret_but_placeholders(manifests: Manifests) -> None:
@@ -327,6 +362,8 @@ def test_all_else_is_denied(manifests: Manifests) -> None:
             assert rule["ports"]
             for peer in [*rule.get("to", []), *rule.get("from", [])]:
                 assert peer.get("podSelector") or peer.get("namespaceSelector") or peer["ipBlock"]["except"], name
+    # Names, and Prometheus.
+    assert set(re.findall(r"kubernetes.io/metadata.name': '([\w-]+)'", str(policies))) == {"kube-system", "monitoring"}
     # Each label that asks for something has a rule that gives it.
     assert labels <= selected
     outside = {
@@ -383,7 +420,7 @@ def test_no_image_is_the_latest(manifests: Manifests, request: pytest.FixtureReq
             found = re.fullmatch(r"([\w./-]+)(?::([\w.-]+))?(?:@(sha256:\w{64}))?", container["image"])
             assert found
             name, tag, digest = found.groups()
-            assert name in {"mammo-etl", "mammo-train", "postgres"}
+            assert name in {"mammo-cpu", "mammo-train", "postgres"}
             assert tag or digest
             assert tag != "latest"
 
