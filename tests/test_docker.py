@@ -1,7 +1,6 @@
 """The images and services of docker/: what would make them unsafe, or fail only when somebody builds or starts them."""
 
 import importlib
-import json
 import os
 import re
 import subprocess
@@ -9,7 +8,9 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -320,56 +321,46 @@ def test_commands_of_services_are_commands_with_these_options(line: str) -> None
     command.make_context(line, words)
 
 
-def policy(name: str) -> list[dict[str, Any]]:
-    content = json.loads((DOCKER / "store" / f"{name}.json").read_text())
-    statements: list[dict[str, Any]] = content["Statement"]
-    return statements
-
-
-def allowed(name: str, action: str) -> set[str]:
-    """Resources on which a policy allows an action."""
-    found: set[str] = set()
-    for statement in policy(name):
-        assert statement["Effect"] == "Allow"
-        if action in ([actions] if isinstance(actions := statement["Action"], str) else actions):
-            resources = statement["Resource"]
-            found |= {resources} if isinstance(resources, str) else set(resources)
-    return found
-
-
-def test_policies_give_roles_what_they_need_and_no_more() -> None:
-    workspace = "arn:aws:s3:::mammo/workspace/"
-    for action in ("s3:PutObject", "s3:DeleteObject"):
-        assert allowed("etl", action) == {"arn:aws:s3:::mammo/*"}
-        assert allowed("train", action) == {workspace + key for key in ("models/*", "studies/*", "catalog.parquet")}
-    actions = {
-        action
-        for name in ("etl", "train")
-        for statement in policy(name)
-        for action in ([statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"])
-    }
-    assert actions == {
-        *("s3:ListBucket", "s3:GetBucketLocation"),
-        *("s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"),
-    }
-
-
-def test_policies_are_of_the_workspace_that_is_deployed() -> None:
+def test_deployed_workspace_is_the_policies_own() -> None:
     command = compose()["services"]["deploy"]["command"]
-    assert command[command.index("--workspace") + 1] == "s3://mammo/workspace"
-    setup = (DOCKER / "store" / "setup.sh").read_text()
-    for name in ("etl", "train"):
-        assert f"-file=/store/{name}.json" in setup
-        assert f"-policies={name} " in setup
+    workspace = command[command.index("--workspace") + 1].replace("s3://", "arn:aws:s3:::")
+    for name in ("etl", "gc", "train"):
+        assert f"{workspace}/runs/*" in (REPOSITORY / "infra" / "object-store" / f"{name}.json").read_text()
 
 
-def test_health_check_fails_where_nobody_answers(free_tcp_port: int) -> None:
+def test_trainings_deployments_ask_for_no_cluster() -> None:
+    """The services that take them do not reach one, and `mammo ops deploy` gives its address to all that have `cluster`."""
+    deployments = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())["deployments"]
+    asking = {each["work_pool"]["name"] for each in deployments if "cluster" in each["parameters"]}
+    assert asking == {"mammo-etl"}
+
+
+class Answering(BaseHTTPRequestHandler):
+    """Answers /STATUS by that status."""
+
+    def do_GET(self) -> None:
+        self.send_response(int(self.path.removeprefix("/")))
+        self.end_headers()
+
+    def log_message(self, format: str, *_: object) -> None:
+        pass
+
+
+def test_health_check_passes_where_a_service_answers_well(free_tcp_port: int) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "HEALTH_URL"}
 
     def check(url: str | None) -> int:
-        own = {"HEALTH_URL": url} if url else {}
+        # A proxy that nobody is at.
+        own = {"HEALTH_URL": url, "http_proxy": f"http://127.0.0.1:{free_tcp_port}"} if url else {}
         done = subprocess.run([sys.executable, DOCKER / "healthy.py"], env={**environment, **own}, capture_output=True)
         return done.returncode
 
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        assert check(f"{url}/200") == 0
+        assert check(f"{url}/503") == 1
+        server.shutdown()
+    assert check(f"http://127.0.0.1:{free_tcp_port}/200") == 1
+    # A command that ends has nobody to answer.
     assert check(None) == 0
-    assert check(f"http://127.0.0.1:{free_tcp_port}/health") == 1

@@ -236,7 +236,9 @@ def test_films_are_there_for_who_reads_them_and_cannot_be_changed(manifests: Man
         reads = bool(claims) and pod.name in {"etl-worker", "dask-worker", "deploy"}
         assert (films in mounts) == reads, pod.name
         # Neither the whole volume, nor the films a second time.
-        shared = [mount for mount in [*mounts, *(each for other in others for each in other)] if mount["name"] == "data"]
+        shared = [
+            mount for mount in [*mounts, *(each for other in others for each in other)] if mount["name"] == "data"
+        ]
         writable = {mount.get("subPath") for mount in shared if mount != films}
         assert pod.name == "postgres" or writable <= ({"workspace", "scores"} if reads else {"workspace"}), pod.name
 
