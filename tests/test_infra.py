@@ -216,31 +216,27 @@ def test_what_pods_refer_to_is_there_or_asked_for(manifests: Manifests) -> None:
                 assert "sizeLimit" in volume["emptyDir"]
 
 
-def test_whoever_works_in_the_workspace_reaches_it(manifests: Manifests) -> None:
-    """By keys of the store, or in the volume that all share."""
+def test_whoever_works_in_the_workspace_reaches_it_and_no_more(manifests: Manifests) -> None:
+    """By keys of the store, or in a part of the volume that all share; the deploy Job looks whether films are there."""
     claims = manifests.names("PersistentVolumeClaim")
-    for name in ("etl-worker", "train-worker", "dask-worker"):
-        container = manifests.pod(name).containers[0]
-        keys = {each["secretRef"]["name"] for each in container.get("envFrom", []) if "secretRef" in each}
-        assert keys == (set() if claims else {f"store-{'train' if name == 'train-worker' else 'etl'}"})
-        workspace = {"name": "data", "mountPath": "/data/workspace", "subPath": "workspace"}
-        assert (workspace in container["volumeMounts"]) == bool(claims)
-
-
-def test_films_are_there_for_who_reads_them_and_cannot_be_changed(manifests: Manifests) -> None:
-    """The deploy Job looks whether they are there."""
-    claims = manifests.names("PersistentVolumeClaim")
+    workspace, scores = (
+        {"name": "data", "mountPath": f"/data/{part}", "subPath": part} for part in ("workspace", "scores")
+    )
     films = {"name": "data", "mountPath": "/data/sources", "subPath": "sources", "readOnly": True}
+    builds = ("store-etl", [workspace, scores, films])
+    roles = {
+        "etl-worker": builds,
+        "dask-worker": builds,
+        "train-worker": ("store-train", [workspace]),
+        "deploy": (None, [films]),
+    }
     for pod in manifests.pods():
-        (mounts, *others) = [container.get("volumeMounts", []) for container in pod.containers]
-        reads = bool(claims) and pod.name in {"etl-worker", "dask-worker", "deploy"}
-        assert (films in mounts) == reads, pod.name
-        # Neither the whole volume, nor the films a second time.
-        shared = [
-            mount for mount in [*mounts, *(each for other in others for each in other)] if mount["name"] == "data"
-        ]
-        writable = {mount.get("subPath") for mount in shared if mount != films}
-        assert pod.name == "postgres" or writable <= ({"workspace", "scores"} if reads else {"workspace"}), pod.name
+        secret, parts = roles.get(pod.name, (None, []))
+        keys = {each["secretRef"]["name"] for each in pod.containers[0].get("envFrom", []) if "secretRef" in each}
+        assert keys == ({secret} if secret and not claims else set()), pod.name
+        mounts = [mount for container in pod.containers for mount in container.get("volumeMounts", [])]
+        if pod.name != "postgres":
+            assert [mount for mount in mounts if mount["name"] == "data"] == (parts if claims else []), pod.name
 
 
 def test_builds_have_cases_with_lesions_and_normal_ones(manifests: Manifests, request: pytest.FixtureRequest) -> None:
