@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import dask.config
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -181,6 +182,15 @@ def test_secrets_and_films_stay_out_of_git_and_of_the_build() -> None:
 def test_dask_workers_have_the_environment_of_local_ones() -> None:
     environment = compose()["services"]["dask-worker"]["environment"]
     assert {key: environment.get(key) for key in WORKER_ENVIRONMENT} == WORKER_ENVIRONMENT
+
+
+def test_dask_workers_do_not_spill_into_memory() -> None:
+    """Their folder is a tmpfs, which counts as the container's own memory."""
+    worker = compose()["services"]["dask-worker"]
+    assert "/tmp:mode=1777" in worker["tmpfs"]
+    assert worker["command"][-2:] == ["--local-directory", "/tmp"]
+    memory = dask.config.collect_env(worker["environment"])["distributed"]["worker"]["memory"]
+    assert memory == {"target": False, "spill": False}
 
 
 def test_dask_speaks_tls_with_builds_alone() -> None:
