@@ -55,7 +55,7 @@ class ClusterSettings(Settings):
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """Arguments of the manager's class, as its documentation names them."""
     workers: Annotated[int, Field(ge=1)] | None = None
-    """Workers of the job's cluster; none: one per core of this machine."""
+    """Workers of the job's cluster; none: one per core that this process may use."""
     most_workers: Annotated[int, Field(ge=1)] | None = None
     """The cluster grows from `workers` to as many while there is work for them; none: it does not."""
     memory_gb: Annotated[float, Field(gt=0)] | None = None
@@ -82,6 +82,13 @@ class ClusterSettings(Settings):
         if self.most_workers is not None and (self.workers is None or self.most_workers < self.workers):
             raise ValueError("most_workers is what the cluster grows to: expected workers, and no more of them")
         return self
+
+
+def cores() -> int:
+    """Cores that this process may use: a container's limit and the process' affinity count, which `os.cpu_count` does not see."""
+    from dask.system import CPU_COUNT
+
+    return CPU_COUNT
 
 
 @contextmanager
@@ -160,7 +167,7 @@ def _local(settings: ClusterSettings) -> "LocalCluster":
     resource_tracker.ensure_running()
     with deaf_children(signal.SIGINT):
         return LocalCluster(
-            n_workers=settings.workers or os.cpu_count() or 1,
+            n_workers=settings.workers or cores(),
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",

@@ -215,6 +215,7 @@ def make_phantoms(
     workers: int | None,
     faults: Collection[Fault] = (),
 ) -> None:
+    from flows.clusters import cores
     from mammo_etl.phantom.write import write_phantoms
 
     try:
@@ -230,7 +231,7 @@ def make_phantoms(
             seed,
             height=height,
             width=width,
-            workers=workers or os.cpu_count() or 1,
+            workers=workers or cores(),
             on_patient=lambda done, total: bar.update(patients_bar, completed=done, total=total),
             faults=faults,
         )

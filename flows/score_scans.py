@@ -1,6 +1,5 @@
 """The flow that puts a trained model to whole films: a folder, an archive or a prefix of them in bulk, or one."""
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -14,7 +13,7 @@ from prefect.runtime import deployment
 from pydantic import BaseModel
 
 from flows import artifacts
-from flows.clusters import ClusterSettings, open_client
+from flows.clusters import ClusterSettings, cores, open_client
 from flows.fan_out import GivenUp, fan_out
 from flows.metrics import count_rejects, counting_runs
 from flows.parameters import over_deployment
@@ -117,7 +116,7 @@ def score_one(scan: str, workspace: Place, out: Place, model_id: str | None, set
     stages = Stages()
     with _kept(out):
         with stages.stage("score", "films", 1) as stage:
-            scored = [score_film(film, out, model, settings, os.cpu_count() or 1) for film in loose_films(scan)[0]]
+            scored = [score_film(film, out, model, settings, cores()) for film in loose_films(scan)[0]]
             stage.advance(skipped=int(scored[0].skipped), rejected=int(scored[0].rejection is not None))
         return finish(out, model, settings, scored, [], stages)
 

@@ -425,9 +425,20 @@ def test_the_schedule_starts_a_build_which_starts_one_training(prefect: Prefect)
     [model] = (prefect.home / "workspace" / "models").iterdir()
     assert json.loads((model / "manifest.json").read_text())["run_id"] == published.run_id
     assert "training-summary" in {artifact["key"] for artifact in prefect.artifacts(training["id"])}
+    # The decoupled way: on the event, of a build that hands off nothing.
+    [event] = [row for row in prefect.api("POST", "/automations/filter", {}) if row["name"].startswith("on-new-run")]
+    prefect.api("PATCH", f"/automations/{event['id']}", {"enabled": True})
+    prefect.command(
+        "deployment", "run", "build-dataset/reprocess", "--param", 'settings={"patches": {"stride": 16}}', "--watch"
+    )
+    trainings = prefect.wait("the event's training ends", lambda: ended("train-model/on-new-run", 2), 300)
+    assert {run["state"]["type"] for run in trainings} == {"COMPLETED"}, prefect.logs()
+    later = open_run(prefect.home / "workspace")
+    assert {run["parameters"]["run_id"] for run in trainings} == {published.run_id, later.run_id}
+    assert later.run_id != published.run_id
     # Maintenance is a run like any other.
     prefect.command("deployment", "run", "maintenance/verify", "--watch")
-    shard = shard_path(published.folder / "patches.zarr", 0)
+    shard = shard_path(later.folder / "patches.zarr", 0)
     shard.write_bytes(shard.read_bytes()[:-1])
     assert prefect.start("deployment", "run", "maintenance/verify", "--watch", log="verify.log").wait() == 1
     assert "1 faults, the first" in (prefect.home / "verify.log").read_text()

@@ -477,7 +477,7 @@ from flows.score_scans import score_one
 from mammo_model.scoring_settings import ScoringSettings
 scan, workspace, out, threads = sys.argv[1:]
 import flows.score_scans
-flows.score_scans.os.cpu_count = lambda: int(threads)
+flows.score_scans.cores = lambda: int(threads)
 score_one(scan, Path(workspace), Path(out), None, ScoringSettings())
 """
 

@@ -55,11 +55,12 @@ def up(
 
 
 def _up(installation: "Installation", job: JobSettings, content: dict[str, Any]) -> None:
+    from flows.clusters import cores
     from flows.ops import prefect_profile, supervision
     from flows.ops.registration import end_lost_runs
     from flows.ops.services import SERVER, busy_ports, own_cluster, scheduler_address, services
 
-    workers = job.cluster.workers or os.cpu_count() or 1
+    workers = job.cluster.workers or cores()
     wanted = services(installation, job.ops, job.cluster, workers)
     asked = {
         "job": job.model_dump(mode="json", include={"ops", "cluster"}),

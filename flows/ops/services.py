@@ -131,7 +131,8 @@ def healths(
 
 
 def _server(installation: Installation, ops: OpsSettings) -> tuple[bool, str]:
-    _api(installation, ops, "GET", "/health")
+    # With its database: `/health` does not ask for it.
+    _api(installation, ops, "GET", "/ready")
     # Whoever calls without the password must be turned away.
     refused = httpx.get(f"http://127.0.0.1:{ops.server_port}/api/flow_runs/count", timeout=10, trust_env=False)
     if refused.status_code != httpx.codes.UNAUTHORIZED:
