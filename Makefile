@@ -31,7 +31,7 @@ test: $(INSTALLED) ## Run the linters, the type checker and the tests
 	$(IN_VENV) -m ruff check .
 	$(IN_VENV) -m ruff format --check .
 	$(IN_VENV) -m mypy
-	$(IN_VENV) -m pytest --numprocesses 2 --dist loadfile
+	$(IN_VENV) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(INSTALLED) ## Run the tests that take more than about a minute
 	$(IN_VENV) -m pytest -m slow
