@@ -33,7 +33,7 @@ test: $(INSTALLED) ## Run the linters, the type checker and the tests
 	$(IN_VENV) -m mypy
 	$(IN_VENV) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-test-slow: $(INSTALLED) ## Run the tests that take more than about a minute
+test-slow: $(INSTALLED) ## Run the tests that `make test` leaves out, as they take long
 	$(IN_VENV) -m pytest -m slow
 
 chaos: $(INSTALLED) ## Kill and damage builds at random, and compare what the next ones give (SEED=0)

@@ -53,7 +53,7 @@ def build(films: Path, workspace: Path, cluster: ClusterSettings, settings: Buil
     return build_dataset.fn(sources(films), workspace, settings, cluster)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def built(phantoms: Path, cluster: ClusterSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with one published run, in `ws`, made of the films in `films`; not to be changed by a test."""
     folder = tmp_path_factory.mktemp("built")

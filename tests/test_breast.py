@@ -160,7 +160,7 @@ def test_digital_views(number: int) -> None:
     assert overlap(np.right_shift(pixels, 4).astype(np.uint8), truth) > 0.97
 
 
-@pytest.mark.parametrize("gain", [2, 4, 8, 64])
+@pytest.mark.parametrize("gain", [2, 64, *(pytest.param(gain, marks=pytest.mark.slow) for gain in (4, 8))])
 def test_saturated_tissue_is_no_border(gain: int) -> None:
     for number in (0, 2, 5):
         pixels, truth = digital(number)

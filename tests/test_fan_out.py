@@ -144,7 +144,7 @@ def test_the_cluster_is_left_empty(client: Client) -> None:
     assert not any(client.has_what().values())
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_an_item_that_kills_its_worker_is_given_up_and_the_rest_goes_on(tmp_path: Path, workers: int) -> None:
     log = tmp_path / "log"
     with open_client(ClusterSettings(workers=workers)) as client:

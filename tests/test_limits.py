@@ -166,10 +166,10 @@ WORST, LARGEST = partial(dicom_film, worst=True), partial(dicom_film, rows=6500,
     ("film", "cleaning", "patches"),
     [
         (dicom_film, {}, {}),
-        (partial(dicom_film, rows=2400, columns=1500), {"scale": 1}, {}),
         (partial(dicom_film, rows=2400, columns=1500, worst=True), {"bits": 16}, {"hard_normals": 0.5}),
         (ljpeg_film, {"bits": 16}, {}),
-        (plain_film, {}, {}),
+        pytest.param(plain_film, {}, {}, marks=pytest.mark.slow),
+        pytest.param(partial(dicom_film, rows=2400, columns=1500), {"scale": 1}, {}, marks=pytest.mark.slow),
         pytest.param(dicom_film, {"bits": 16}, {"hard_normals": 0.5}, marks=pytest.mark.slow),
         pytest.param(ljpeg_film, {}, {"hard_normals": 0.5}, marks=pytest.mark.slow),
         pytest.param(WORST, {}, {"hard_normals": 0.5}, marks=pytest.mark.slow),
@@ -211,7 +211,15 @@ def films_of(kind: str, path: Path) -> list[FilmWork]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux' /proc")
-@pytest.mark.parametrize(("bits", "copied"), [(8, False), (16, False), (8, True), (16, True)])
+@pytest.mark.parametrize(
+    ("bits", "copied"),
+    [
+        (8, False),
+        (16, True),
+        pytest.param(16, False, marks=pytest.mark.slow),
+        pytest.param(8, True, marks=pytest.mark.slow),
+    ],
+)
 def test_a_shard_takes_no_more_memory_than_foretold(tmp_path: Path, bits: int, copied: bool) -> None:
     """Noise, which cannot be compressed, is the worst there is; cut from films, or copied from the run before."""
     noise = np.random.default_rng(0).integers(0, 2**bits, (1200, 900)).astype(f"uint{bits}")

@@ -448,6 +448,7 @@ def test_patience_ends_a_training_also_after_a_restart(workspace: Path, tmp_path
     assert trained.best_epoch() == 1
 
 
+@pytest.mark.slow
 def test_16_bits_are_learned_as_8_bits_are(tmp_path: Path) -> None:
     from mammo_model.model_run import train_and_evaluate
 
@@ -493,6 +494,7 @@ def test_a_damaged_shard_ends_a_training_in_a_sentence(tmp_path: Path, damage: s
         train(open_run(tmp_path), SETTINGS, tmp_path / "models")
 
 
+@pytest.mark.slow
 def test_no_network_stays_behind(workspace: Path, tmp_path: Path) -> None:
     import gc
 

@@ -260,6 +260,7 @@ def test_the_command_says_what_is_wrong_with_the_store(
     assert (code, "s3://films/nothing: no published run here" in said) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_model_trained_on_the_store_is_the_one_trained_on_disk(
     on_disk: Path, store: fsspec.AbstractFileSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
