@@ -32,6 +32,16 @@ def test_shards_written_in_any_order_read_back_with_zarr_and_tensorstore(path: P
     assert all(store.shard_path(path, shard).is_file() for shard in range(3))
 
 
+def test_a_path_by_way_of_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    path = Path("../there/patches.zarr")
+    store.create_patches(path, 2, 4, StoreSettings())
+    store.write_shard(path, range(2), np.ones((2, 4, 4), np.uint8))
+    assert store.open_patches(path).read().result().sum() == 32
+    assert store.open_patches(tmp_path / "there" / "patches.zarr").read().result().sum() == 32
+
+
 @pytest.mark.parametrize("rows", [range(0, 5), range(5, 15), range(0, 20), range(20, 22)])
 def test_part_of_a_shard_or_two_are_refused(path: Path, rows: range) -> None:
     with pytest.raises(ValueError, match="not one whole shard"):
