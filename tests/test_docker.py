@@ -156,6 +156,14 @@ def test_secrets_come_from_the_environment_file_alone() -> None:
                 assert ":?" in value, (name, key)
 
 
+def test_only_the_store_s_own_parts_sign_as_such() -> None:
+    """SeaweedFS lets everybody name users at its gateway's gRPC port where it has no key, and whoever has the key."""
+    key = "WEED_JWT_FILER_SIGNING_KEY"
+    has = {name for name, service in services() if key in (service.get("environment") or {})}
+    assert has == {name for name, service in services() if "seaweedfs" in service["image"]} == {"store", "store-setup"}
+    assert COMPOSE.read_text().count("${STORE_SIGNING_KEY") == 1
+
+
 def test_environment_file_names_what_the_compose_file_asks_for() -> None:
     example = (DOCKER / ".env.example").read_text()
     named = dict(re.findall(r"^([A-Z_]+)=(.*)$", example, re.MULTILINE))
