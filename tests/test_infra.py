@@ -361,8 +361,9 @@ def test_all_else_is_denied(manifests: Manifests) -> None:
             assert rule["ports"]
             for peer in [*rule.get("to", []), *rule.get("from", [])]:
                 assert peer.get("podSelector") or peer.get("namespaceSelector") or peer["ipBlock"]["except"], name
-    # Names, and Prometheus.
-    assert set(re.findall(r"kubernetes.io/metadata.name': '([\w-]+)'", str(policies))) == {"kube-system", "monitoring"}
+    # Names, Prometheus, and Dask's operator.
+    named = set(re.findall(r"kubernetes.io/metadata.name': '([\w-]+)'", str(policies)))
+    assert named == {"kube-system", "monitoring", "dask-operator"}
     # Each label that asks for something has a rule that gives it.
     assert labels <= selected
     outside = {
@@ -376,6 +377,21 @@ def test_all_else_is_denied(manifests: Manifests) -> None:
     # Those that read the store, and the server's webhook.
     keys = {pod.name for pod in manifests.pods() for each in pod.containers if "store" in str(each.get("envFrom"))}
     assert outside == {*keys, "prefect-server"}
+
+
+def test_dask_s_operator_reaches_the_scheduler_s_dashboard_and_no_more(manifests: Manifests) -> None:
+    """It asks there before it takes workers away, and where its request is dropped it takes none (retire_workers of dask-kubernetes 2026.3.0)."""
+    operator = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "dask-operator"}}}
+    reached = [
+        (pod.name, port["protocol"], port["port"])
+        for policy in manifests.of("NetworkPolicy")
+        for rule in policy["spec"].get("ingress", [])
+        if operator in rule["from"]
+        for pod in manifests.pods()
+        if pod.is_selected(policy["spec"]["podSelector"])
+        for port in rule["ports"]
+    ]
+    assert reached == [("dask-scheduler", "TCP", 8787)]
 
 
 # What a pod may do
