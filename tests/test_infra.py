@@ -101,12 +101,20 @@ class Manifests:
         return [*(document["spec"] for document in self.of("Service")), *clusters]
 
 
+def literals(generator: Document) -> dict[str, str]:
+    """What stands in the kustomization itself of a ConfigMap that is made by it."""
+    return dict(each.split("=", 1) for each in generator.get("literals", []))
+
+
 @pytest.fixture(params=list(VERSIONS), scope="module")
 def manifests(request: pytest.FixtureRequest) -> Manifests:
     """The files of the base as they are, and what kustomize makes of each folder, where kubectl, which has it, is installed."""
     if request.param == "files":
         kustomization = yaml.safe_load((BASE / "kustomization.yaml").read_text())
-        made = [{"kind": "ConfigMap", "metadata": each} for each in kustomization["configMapGenerator"]]
+        made = [
+            {"kind": "ConfigMap", "metadata": each, "data": literals(each)}
+            for each in kustomization["configMapGenerator"]
+        ]
         resources = [document for name in kustomization["resources"] for document in read(BASE / name)]
         return Manifests([*resources, *made], VERSIONS[request.param])
     if shutil.which("kubectl") is None:
@@ -239,19 +247,32 @@ def test_whoever_works_in_the_workspace_reaches_it_and_no_more(manifests: Manife
             assert [mount for mount in mounts if mount["name"] == "data"] == (parts if claims else []), pod.name
 
 
-def test_builds_have_cases_with_lesions_and_normal_ones(manifests: Manifests, request: pytest.FixtureRequest) -> None:
-    if "files" in request.node.name:
-        pytest.skip("kustomize has not been at it")
-    (places,) = [document["data"] for document in manifests.of("ConfigMap") if "WORKSPACE" in document["data"]]
-    args = manifests.pod("deploy").containers[0]["args"]
+def check_sources(places: Mapping[str, str], deploy: Pod) -> None:
+    args = deploy.containers[0]["args"]
     given = [args[number + 1] for number, word in enumerate(args) if word == "--source"]
     sources = [SourceSettings.parse(places[name.removeprefix("$(").removesuffix(")")]) for name in given]
     # CBIS-DDSM has no normal case; DDSM's others would be its films again.
     assert [source.kind for source in sources] == ["cbis-ddsm", "ddsm"]
     assert sources[1].path.endswith("/cases/normals")
-    if manifests.names("PersistentVolumeClaim"):
+    # In a bucket, or where the pods have the volume.
+    if places["WORKSPACE"].startswith("s3://"):
+        assert all(source.path.startswith("s3://") for source in sources)
+    else:
         assert places["WORKSPACE"] == "/data/workspace"
         assert all(source.path.startswith("/data/sources/") for source in sources)
+
+
+def test_builds_have_cases_with_lesions_and_normal_ones(manifests: Manifests) -> None:
+    (places,) = [document["data"] for document in manifests.of("ConfigMap") if "WORKSPACE" in document["data"]]
+    assert places["WORKSPACE"].startswith("/") == bool(manifests.names("PersistentVolumeClaim"))
+    check_sources(places, manifests.pod("deploy"))
+
+
+def test_builds_have_both_on_the_volume(base: Manifests) -> None:
+    """By the overlay's file, as kustomize, which puts it over the base's, may not be there."""
+    (generator,) = yaml.safe_load((KUBERNETES / "overlays/volume/kustomization.yaml").read_text())["configMapGenerator"]
+    assert literals(generator)["WORKSPACE"].startswith("/")
+    check_sources(literals(generator), base.pod("deploy"))
 
 
 def test_a_volume_s_owner_is_changed_once(manifests: Manifests) -> None:
