@@ -26,21 +26,24 @@ app = typer.Typer(
 WAIT_SECONDS = 300
 """Services that are not well after as long will not be: on two busy cores they took two minutes."""
 
-WorkspaceOption = Annotated[
+DeployedWorkspaceOption = Annotated[
     str, typer.Option(metavar="FOLDER|s3://BUCKET/PREFIX", help="Where the deployed flows work; made if need be.")
 ]
-SourceOption = Annotated[
+DeployedSourceOption = Annotated[
     list[str] | None,
     typer.Option("--source", metavar="KIND=PATH", help="Source of the builds; those of prefect.yaml by default."),
 ]
-SettingsOption = Annotated[
+DeployedSettingsOption = Annotated[
     Path | None, typer.Option("--settings", help="TOML file; its tables become the deployments' settings.")
 ]
 
 
 @app.command()
 def up(
-    workspace: WorkspaceOption, source: SourceOption = None, settings: SettingsOption = None, set_: SetOption = None
+    workspace: DeployedWorkspaceOption,
+    source: DeployedSourceOption = None,
+    settings: DeployedSettingsOption = None,
+    set_: SetOption = None,
 ) -> None:
     """Start Prefect's server, workers, a Dask cluster and the deployments; return when all of it works."""
     from flows.ops.installation import Installation
@@ -250,7 +253,10 @@ def down() -> None:
 
 @app.command()
 def deploy(
-    workspace: WorkspaceOption, source: SourceOption = None, settings: SettingsOption = None, set_: SetOption = None
+    workspace: DeployedWorkspaceOption,
+    source: DeployedSourceOption = None,
+    settings: DeployedSettingsOption = None,
+    set_: SetOption = None,
 ) -> None:
     """Have the server of PREFECT_API_URL know pools, queues, deployments and automations: for servers that others run."""
     if "PREFECT_API_URL" not in os.environ:
