@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from flows.command import SetOption, console
 from flows.settings import JobSettings, load_settings
@@ -184,7 +184,8 @@ def status() -> None:
         raise SettingsError("ops: nothing runs; `mammo ops up --workspace WORKSPACE` starts it")
     job = JobSettings.model_validate(known["job"])
     found = {health.name: health for health in healths(installation, job.ops, job.cluster, known["services"])}
-    table = Table("service", "state", "health", "address")
+    # An address that is cut off cannot be opened.
+    table = Table("service", "state", "health", Column("address", overflow="fold"))
     for state in states:
         health = found[state.name]
         style = "" if health.healthy else "red"
