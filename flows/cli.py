@@ -27,8 +27,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Raw mammography scans in, a patch store and a trained, evaluated model out. Research software, not a medical device.",
 )
+_demo = typer.Typer()
 app.add_typer(data_commands.app)
 app.add_typer(model_commands.app)
+app.add_typer(_demo)
 app.add_typer(ops, name="ops")
 
 DEMO_SETTINGS = [
@@ -115,7 +117,7 @@ def _options(
     pass
 
 
-@app.command()
+@_demo.command()
 def demo(
     workspace: Annotated[Path, typer.Option(help="Folder of phantoms, run and model.")] = Path("demo"),
     patients: Annotated[int, typer.Option(min=16, help="Phantom patients.")] = 48,

@@ -107,7 +107,7 @@ def open_client(settings: ClusterSettings) -> Iterator["Client"]:
             client = _connected(settings.address)
         else:
             stack.enter_context(dask.config.set(_config(settings)))
-            restore_environment = _environment_here()
+            restore_environment = _environment_restorer()
             stack.callback(restore_environment)
             own = _local(settings) if settings.manager is None else _managed(settings.manager, settings.options)
             cluster = stack.enter_context(own)
@@ -176,10 +176,14 @@ def _local(settings: ClusterSettings) -> "LocalCluster":
         )
 
 
-def _environment_here() -> Callable[[], None]:
-    """Sets back, when called, what nannies set in this process to start their workers: a model that it trains next would be trained by one thread."""
+def _environment_restorer() -> Callable[[], None]:
+    """What sets back, when called, the variables that nannies set in this process to start their workers, to their values of now.
+
+    A model that the process trains next would be trained by one thread. A nanny that starts a worker later sets them again.
+    """
     import dask
 
+    # The last is one that nannies set beside those of the configuration.
     names = [*dask.config.get("distributed.nanny.pre-spawn-environ"), "PYTHONHASHSEED"]
     before = {name: os.environ.get(name) for name in names}
 

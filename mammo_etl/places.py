@@ -150,5 +150,5 @@ def read_each(read: Callable[[Name], Result], names: Sequence[Name]) -> Iterator
 
 
 def kvstore_of(place: Place) -> dict[str, Any]:
-    """The place as TensorStore names it, which refuses paths with `..` in them."""
+    """The place for TensorStore, which refuses paths with `..` in them; its errors name the path that those and links lead to."""
     return {"driver": "file", "path": str(place.resolve())} if isinstance(place, Path) else place.kvstore()

@@ -8,23 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from flows import cli
-from flows.build_dataset import BuildSummary, build_dataset
 from flows.clusters import ClusterSettings, open_client
 from mammo_etl.phantom.write import write_phantoms
-from mammo_etl.settings import BuildSettings, SourceSettings, validated
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-
-SETTINGS = validated(
-    BuildSettings,
-    {
-        "patches": {"size": 64, "stride": 32, "normals_per_film": 8, "min_distance": 16, "normals": "background"},
-        "plan": {"validation": 0.3, "test": 0.3},
-        "store": {"shard_rows": 20},
-    },
-    "test",
-)
 
 Command = Callable[..., tuple[int, str, str]]
 """The fixture `mammo`."""
@@ -45,17 +32,11 @@ def cluster() -> Iterator[ClusterSettings]:
         yield ClusterSettings(address=client.scheduler.address)
 
 
-def sources(films: Path) -> list[SourceSettings]:
-    return [SourceSettings(kind="cbis-ddsm", path=str(films))]
-
-
-def build(films: Path, workspace: Path, cluster: ClusterSettings, settings: BuildSettings = SETTINGS) -> BuildSummary:
-    return build_dataset.fn(sources(films), workspace, settings, cluster)
-
-
 @pytest.fixture(scope="module")
 def built(phantoms: Path, cluster: ClusterSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with one published run, in `ws`, made of the films in `films`; not to be changed by a test."""
+    from small_build import build
+
     folder = tmp_path_factory.mktemp("built")
     shutil.copytree(phantoms / "cbis-ddsm", folder / "films")
     build(folder / "films", folder / "ws", cluster)
@@ -74,6 +55,7 @@ def realdata() -> Path:
 @pytest.fixture
 def mammo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """Runs `mammo ARGUMENTS` in this process: exit code, standard output and standard error."""
+    from flows import cli
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["mammo", *map(str, arguments)])

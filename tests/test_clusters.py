@@ -1,6 +1,7 @@
 """Which cluster the settings give, and what is told where there is none."""
 
 import os
+import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import distributed
 import pytest
+from conftest import REPOSITORY
 from distributed import Client, LocalCluster, Scheduler
 
 from flows.clusters import WORKER_ENVIRONMENT, ClusterSettings, open_client, worker_limits
@@ -131,17 +133,29 @@ def test_what_workers_may_take() -> None:
 
 
 def test_what_is_set_for_workers_is_not_set_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in WORKER_ENVIRONMENT:
+    for name in (*WORKER_ENVIRONMENT, "PYTHONHASHSEED"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MKL_NUM_THREADS", "3")
-    set_here = {"MKL_NUM_THREADS": "3"}
+
+    def environment() -> dict[str, str]:
+        # Dask's own name for this process, which stays, and is read by nobody else.
+        return {name: value for name, value in os.environ.items() if name != "__DASK_PARENT_PID"}
+
+    before = environment()
     with open_client(ClusterSettings(workers=1)) as client:
-        assert {name: os.environ[name] for name in WORKER_ENVIRONMENT if name in os.environ} == set_here
+        assert environment() == before
         (told,) = client.run(lambda: dict(os.environ)).values()
-        assert {**WORKER_ENVIRONMENT, **set_here}.items() <= told.items()
+        assert {**WORKER_ENVIRONMENT, "MKL_NUM_THREADS": "3"}.items() <= told.items()
         # The nanny starts it anew, and sets them again.
         client.restart()
-    assert {name: os.environ[name] for name in WORKER_ENVIRONMENT if name in os.environ} == set_here
+    assert environment() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="affinity is Linux'")
+def test_cores_that_the_process_may_not_use_do_not_count() -> None:
+    program = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from flows.clusters import cores; print(cores())"
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=True, capture_output=True, text=True)
+    assert done.stdout == "1\n"
 
 
 def look_first_in(folder: str) -> None:

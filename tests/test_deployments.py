@@ -23,9 +23,12 @@ import pytest
 from distributed import Client
 
 from flows.build_dataset import build_dataset
+from flows.clusters import WORKER_ENVIRONMENT, ClusterSettings
 from flows.hand_off import PUBLISHED
 from flows.ops.installation import HEARTBEAT_SECONDS, Installation
+from flows.ops.ops_settings import OpsSettings
 from flows.ops.registration import WEBHOOK
+from flows.ops.services import SERVER, healths
 from mammo_etl.phantom.write import write_phantoms
 from mammo_etl.reader import open_run
 from mammo_etl.settings import BuildSettings, SettingsError, SourceSettings
@@ -102,10 +105,10 @@ class Prefect:
         return Installation(self.home / "mammo" / "ops")
 
     def api(self, method: str, path: str, content: Any = None) -> Any:
-        """The JSON answer of the server; raises HTTPStatusError."""
+        """The JSON answer of the server, which waits for a minute where SQLite is locked; raises HTTPStatusError."""
         user, _, password = self.installation.account.partition(":")
         answer = httpx.request(
-            method, f"{self.url}/api{path}", json=content, timeout=60, auth=(user, password)
+            method, f"{self.url}/api{path}", json=content, timeout=180, auth=(user, password)
         ).raise_for_status()
         return answer.json() if answer.content else None
 
@@ -273,6 +276,24 @@ def test_what_the_server_does_by_itself(prefect: Prefect) -> None:
     [event] = [row for name, row in found.items() if name.startswith("on-new-run")]
     assert event["trigger"]["expect"] == [PUBLISHED]
     assert not event["enabled"], "the hand-off is there already"
+
+
+def test_trainings_have_all_cores_and_each_dask_worker_one(prefect: Prefect) -> None:
+    environments = {" ".join(process.cmdline()): process.environ() for process in prefect.processes()}
+    [training] = [found for command, found in environments.items() if "--pool mammo-train" in command]
+    [worker] = [found for command, found in environments.items() if "dask_worker" in command]
+    assert training.keys().isdisjoint(WORKER_ENVIRONMENT.keys() - os.environ.keys())
+    assert WORKER_ENVIRONMENT.items() <= worker.items()
+
+
+def test_a_server_without_its_database_is_not_well(prefect: Prefect, monkeypatch: pytest.MonkeyPatch) -> None:
+    def request(method: str, url: str, **_: Any) -> httpx.Response:
+        assert url.endswith("/api/ready")
+        return httpx.Response(503, request=httpx.Request(method, url))
+
+    monkeypatch.setattr("flows.ops.services.httpx.request", request)
+    [health] = healths(prefect.installation, OpsSettings.model_validate(prefect.ports), ClusterSettings(), [SERVER])
+    assert (health.healthy, health.message) == (False, "answers 503 Service Unavailable")
 
 
 def test_nobody_gets_in_without_the_password(prefect: Prefect) -> None:

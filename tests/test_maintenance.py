@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import REPOSITORY, SETTINGS, Command, build
+from conftest import REPOSITORY, Command
+from small_build import SETTINGS, build
 
 from flows.clusters import ClusterSettings
 from mammo_etl import catalog, store

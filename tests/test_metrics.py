@@ -115,6 +115,20 @@ def test_what_killed_flows_have_counted_is_added_up(folder: Path, url: str) -> N
     ]
 
 
+CRASH = """
+from prefect.states import Crashed
+from flows.build_dataset import build_dataset
+for hook in build_dataset.on_crashed_hooks:
+    # As Prefect's runner does it.
+    hook(flow=build_dataset, flow_run=None, state=Crashed())
+"""
+
+
+def test_the_worker_counts_a_run_whose_process_died(folder: Path, url: str) -> None:
+    assert start(folder, CRASH).wait() == 0
+    assert scraped(url)["mammo_flow_runs_total", "build-dataset", "crashed"] == 1
+
+
 def test_nothing_is_counted_nor_imported_where_no_folder_is_named(tmp_path: Path) -> None:
     code = """
 import sys

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import REPOSITORY, SETTINGS, build, sources
+from conftest import REPOSITORY
+from small_build import SETTINGS, build, sources
 
 from flows import maintenance
 from flows.clusters import ClusterSettings

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from flows.command import SetOption, console
 from flows.settings import JobSettings, load_settings
@@ -26,21 +26,24 @@ app = typer.Typer(
 WAIT_SECONDS = 300
 """Services that are not well after as long will not be: on two busy cores they took two minutes."""
 
-WorkspaceOption = Annotated[
+DeployedWorkspaceOption = Annotated[
     str, typer.Option(metavar="FOLDER|s3://BUCKET/PREFIX", help="Where the deployed flows work; made if need be.")
 ]
-SourceOption = Annotated[
+DeployedSourceOption = Annotated[
     list[str] | None,
     typer.Option("--source", metavar="KIND=PATH", help="Source of the builds; those of prefect.yaml by default."),
 ]
-SettingsOption = Annotated[
+DeployedSettingsOption = Annotated[
     Path | None, typer.Option("--settings", help="TOML file; its tables become the deployments' settings.")
 ]
 
 
 @app.command()
 def up(
-    workspace: WorkspaceOption, source: SourceOption = None, settings: SettingsOption = None, set_: SetOption = None
+    workspace: DeployedWorkspaceOption,
+    source: DeployedSourceOption = None,
+    settings: DeployedSettingsOption = None,
+    set_: SetOption = None,
 ) -> None:
     """Start Prefect's server, workers, a Dask cluster and the deployments; return when all of it works."""
     from flows.ops.installation import Installation
@@ -181,7 +184,8 @@ def status() -> None:
         raise SettingsError("ops: nothing runs; `mammo ops up --workspace WORKSPACE` starts it")
     job = JobSettings.model_validate(known["job"])
     found = {health.name: health for health in healths(installation, job.ops, job.cluster, known["services"])}
-    table = Table("service", "state", "health", "address")
+    # An address that is cut off cannot be opened.
+    table = Table("service", "state", "health", Column("address", overflow="fold"))
     for state in states:
         health = found[state.name]
         style = "" if health.healthy else "red"
@@ -250,7 +254,10 @@ def down() -> None:
 
 @app.command()
 def deploy(
-    workspace: WorkspaceOption, source: SourceOption = None, settings: SettingsOption = None, set_: SetOption = None
+    workspace: DeployedWorkspaceOption,
+    source: DeployedSourceOption = None,
+    settings: DeployedSettingsOption = None,
+    set_: SetOption = None,
 ) -> None:
     """Have the server of PREFECT_API_URL know pools, queues, deployments and automations: for servers that others run."""
     if "PREFECT_API_URL" not in os.environ:

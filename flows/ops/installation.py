@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.clusters import WORKER_ENVIRONMENT
 from flows.ops.certificates import CONFIGURATION, write_certificates, write_private
 from flows.ops.ops_settings import OpsSettings
 
@@ -117,7 +116,6 @@ class Installation:
             "DASK_DISTRIBUTED__SCHEDULER__NO_WORKERS_TIMEOUT": "300s",
             "TF_CPP_MIN_LOG_LEVEL": "2",
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
-            **WORKER_ENVIRONMENT,
         }
         if database:
             own["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = database

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from flows.clusters import ClusterSettings
+from flows.clusters import WORKER_ENVIRONMENT, ClusterSettings
 from flows.ops.installation import Installation
 from flows.ops.ops_settings import OpsSettings
 from flows.ops.registration import ETL_POOL, TRAIN_POOL
@@ -84,6 +84,8 @@ def services(installation: Installation, ops: OpsSettings, cluster: ClusterSetti
                     *("--nworkers", workers, "--nthreads", 1, "--local-directory", "dask"),
                     *("--memory-limit", "auto" if cluster.memory_gb is None else int(cluster.memory_gb * 1e9)),
                 ),
+                # Of these alone: a training takes all cores.
+                WORKER_ENVIRONMENT,
             ),
         ]
     return found
@@ -125,6 +127,9 @@ def healths(
     for name in names:
         try:
             healthy, message = checks[name]()
+        except httpx.HTTPStatusError as error:
+            # Prefect's server, without its database: 503.
+            healthy, message = False, f"answers {error.response.status_code} {error.response.reason_phrase}"
         except (httpx.HTTPError, OSError) as error:
             healthy, message = False, f"does not answer: {type(error).__name__}"
         yield Health(name, healthy, addresses.get(name, ""), message)

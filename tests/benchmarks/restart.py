@@ -30,6 +30,8 @@ from typing import Any
 
 import psutil
 
+from flows.clusters import cores
+
 _BUILD = """
 if __name__ == "__main__":
     import json, sys
@@ -140,7 +142,7 @@ def main() -> None:
         whole = builds.run(folder / "first")
         films, expected = convert_of(whole)["items"], digests(whole)
         print(
-            f"{films} films of about {arguments.height} x {arguments.width}, {arguments.workers} workers, {os.cpu_count()} cores, "
+            f"{films} films of about {arguments.height} x {arguments.width}, {arguments.workers} workers, {cores()} cores, "
             f"load {os.getloadavg()[0]:.1f}\n\n"
             f"| undisturbed, s | {killed} of {arguments.workers} workers killed at | s | ratio | per surviving worker | processor time, ratio | load |\n"
             "|---|---|---|---|---|---|---|"

@@ -8,7 +8,6 @@ medians, of seconds. The film is a phantom.
 """
 
 import argparse
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from flows.clusters import cores
 from mammo_etl.extract import cut
 from mammo_etl.files import digest_of_file
 from mammo_etl.film_files import loose_films
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
-    threads = os.cpu_count() or 1
+    threads = cores()
     settings, training = ScoringSettings(stride=arguments.stride), TrainingSettings(width=arguments.width)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -12,12 +12,12 @@ Phantoms prove that the plumbing works: these figures say nothing about medicine
 """
 
 import argparse
-import os
 from pathlib import Path
 
 from figure_table import as_table, shown
 
 from flows.build_dataset import build_dataset
+from flows.clusters import cores
 from flows.settings import load_settings
 from mammo_etl.phantom.write import write_phantoms
 from mammo_etl.settings import SourceSettings
@@ -64,7 +64,7 @@ def main() -> None:
     films = arguments.films
     if films is None:
         films = arguments.workspace / "phantoms"
-        write_phantoms(films, arguments.patients, SEED, height=HEIGHT, width=WIDTH, workers=os.cpu_count() or 1)
+        write_phantoms(films, arguments.patients, SEED, height=HEIGHT, width=WIDTH, workers=cores())
     job = load_settings(None, SETTINGS)
     sources = [SourceSettings(kind=kind, path=str(films / kind)) for kind in ("cbis-ddsm", "ddsm")]
     built = build_dataset.fn(sources, arguments.workspace, job.build, job.cluster)
