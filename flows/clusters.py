@@ -91,6 +91,15 @@ def cores() -> int:
     return CPU_COUNT
 
 
+def worker_memory(settings: ClusterSettings) -> int:
+    """Memory limit of a local worker, bytes. Dask's own share goes by cores, so that fewer workers than cores would leave memory unused."""
+    from distributed.system import MEMORY_LIMIT
+
+    if settings.memory_gb is not None:
+        return int(settings.memory_gb * 1e9)
+    return MEMORY_LIMIT // (settings.most_workers or settings.workers or cores())
+
+
 @contextmanager
 def open_client(settings: ClusterSettings) -> Iterator["Client"]:
     """A client of a cluster that has a worker, closed at the end, and with it the job's own cluster; never made the default client.
@@ -172,7 +181,7 @@ def _local(settings: ClusterSettings) -> "LocalCluster":
             processes=True,
             host="127.0.0.1",
             dashboard_address=f"127.0.0.1:{settings.dashboard_port}",
-            memory_limit="auto" if settings.memory_gb is None else int(settings.memory_gb * 1e9),
+            memory_limit=worker_memory(settings),
         )
 
 

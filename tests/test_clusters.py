@@ -13,7 +13,7 @@ import pytest
 from conftest import REPOSITORY
 from distributed import Client, LocalCluster, Scheduler
 
-from flows.clusters import WORKER_ENVIRONMENT, ClusterSettings, open_client, worker_limits
+from flows.clusters import WORKER_ENVIRONMENT, ClusterSettings, open_client, worker_limits, worker_memory
 from flows.fan_out import fan_out
 from mammo_etl import schema
 from mammo_etl.settings import SettingsError, validated
@@ -149,6 +149,12 @@ def test_what_is_set_for_workers_is_not_set_here(monkeypatch: pytest.MonkeyPatch
         # The nanny starts it anew, and sets them again.
         client.restart()
     assert environment() == before
+
+
+def test_all_memory_is_shared_out() -> None:
+    with open_client(ClusterSettings(workers=1)) as client:
+        assert worker_limits(client) == [(distributed.system.MEMORY_LIMIT, 1)]
+    assert worker_memory(ClusterSettings(workers=5)) == distributed.system.MEMORY_LIMIT // 5
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="affinity is Linux'")

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from flows.clusters import WORKER_ENVIRONMENT, ClusterSettings
+from flows.clusters import WORKER_ENVIRONMENT, ClusterSettings, worker_memory
 from flows.ops.installation import Installation
 from flows.ops.ops_settings import OpsSettings
 from flows.ops.registration import ETL_POOL, TRAIN_POOL
@@ -82,7 +82,7 @@ def services(installation: Installation, ops: OpsSettings, cluster: ClusterSetti
                     "distributed.cli.dask_worker",
                     *(scheduler_address(ops), "--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0"),
                     *("--nworkers", workers, "--nthreads", 1, "--local-directory", "dask"),
-                    *("--memory-limit", "auto" if cluster.memory_gb is None else int(cluster.memory_gb * 1e9)),
+                    *("--memory-limit", worker_memory(cluster)),
                 ),
                 # Of these alone: a training takes all cores.
                 WORKER_ENVIRONMENT,
