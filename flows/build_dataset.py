@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 from distributed import Client
-from prefect import flow
+from prefect import flow, get_run_logger
 from prefect.context import FlowRunContext
 from prefect.runtime import deployment
 
@@ -94,6 +94,8 @@ def build_dataset(
             catalog.check_formats(place)
             summary = _build(sources, files, place, settings, cluster, basis, check)
     if FlowRunContext.get() is not None:
+        for text in (*summary.warnings, f"report: {summary.report}"):
+            get_run_logger().info(text)
         announce(summary.run_id, place, summary.new)
         leave_artifacts(summary, place, settings)
     if hand_off is not None:

@@ -27,7 +27,7 @@ from mammo_model.finished import read_finished
 from mammo_model.onnx_export import TOLERANCE, ExportError, can_export, export_onnx
 from mammo_model.progress import SILENT, Progress
 from mammo_model.settings import TrainingSettings
-from mammo_model.training import TrainedModel, model_id_of, train
+from mammo_model.training import TrainedModel, model_id_of, task_of, train
 
 EXPORT_CHECKED = 32
 """Patches on which an export must answer as the model does."""
@@ -67,6 +67,8 @@ def train_and_evaluate(
     finished = read_finished(folder)
     if finished is not None:
         return ModelRun(model_id, folder, *finished, True)
+    # What cannot be learned from leaves nothing behind, which `gc` would take for a training under way.
+    task_of(run, settings)
     # Before the first epoch, which may take hours: what has a model is not cleared up.
     write_json(folder / "training.json", {"run_id": run.run_id, "settings": settings.model_dump(mode="json")})
     with locked(folder, "a training"):

@@ -467,7 +467,8 @@ def test_a_missing_split_is_named(tmp_path: Path) -> None:
 
 
 def test_one_class_to_choose_by_is_refused(tmp_path: Path) -> None:
-    from mammo_model.training import TrainingError, train
+    from mammo_model.model_run import train_and_evaluate
+    from mammo_model.training import TrainingError
 
     publish(tmp_path)
     path = tmp_path / "runs" / "tiny" / "patches.parquet"
@@ -475,7 +476,8 @@ def test_one_class_to_choose_by_is_refused(tmp_path: Path) -> None:
     table.loc[table["split"] == "validation", "label"] = 0
     table.to_parquet(path)
     with pytest.raises(TrainingError, match="all validation patches are Normal, so no model can be chosen by them"):
-        train(open_run(tmp_path), SETTINGS, tmp_path / "models")
+        train_and_evaluate(tmp_path, SETTINGS)
+    assert not (tmp_path / "models").exists(), "gc keeps the runs of models"
 
 
 @pytest.mark.parametrize("damage", ["gone", "changed"])

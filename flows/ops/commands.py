@@ -173,7 +173,7 @@ def _await(installation: "Installation", job: JobSettings, names: list[str]) -> 
 
 @app.command()
 def status() -> None:
-    """Show each service, whether it works, and where; exit code 1 unless all do."""
+    """Show each service, whether it works, and where; exit code 1 unless all do, 2 if nothing runs."""
     from flows.ops import supervision
     from flows.ops.installation import Installation
     from flows.ops.services import healths

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from flows.clusters import WORKER_ENVIRONMENT, ClusterSettings, worker_memory
+from flows.clusters import WORKER_ENVIRONMENT, ClusterSettings, cores, worker_memory
 from flows.ops.installation import Installation
 from flows.ops.ops_settings import OpsSettings
 from flows.ops.registration import ETL_POOL, TRAIN_POOL
@@ -117,7 +117,7 @@ def healths(
         f"worker-{TRAIN_POOL}": lambda: _worker(installation, ops, TRAIN_POOL),
         METRICS: lambda: _answers(f"http://127.0.0.1:{ops.metrics_port}/metrics"),
         SCHEDULER: lambda: _scheduler(installation, ops),
-        WORKERS: lambda: _dask_workers(ops),
+        WORKERS: lambda: _dask_workers(ops, cluster.workers or cores()),
     }
     addresses = {
         SERVER: f"http://127.0.0.1:{ops.server_port}",
@@ -187,13 +187,13 @@ def _scheduler(installation: Installation, ops: OpsSettings) -> tuple[bool, str]
         return True, f"answers, {encrypted.version()}"
 
 
-def _dask_workers(ops: OpsSettings) -> tuple[bool, str]:
+def _dask_workers(ops: OpsSettings, wanted: int) -> tuple[bool, str]:
     metrics = (
         httpx.get(f"http://127.0.0.1:{ops.dashboard_port}/metrics", timeout=10, trust_env=False).raise_for_status().text
     )
     states = [line for line in metrics.splitlines() if line.startswith("dask_scheduler_workers{")]
     count = sum(int(float(line.rpartition(" ")[2])) for line in states)
-    return count > 0, f"{count} connected"
+    return count >= wanted, f"{count} connected" if count >= wanted else f"{count} of {wanted} connected"
 
 
 def wait_until_healthy(look: Callable[[], list[Health]], seconds: float, tell: Callable[[list[Health]], None]) -> bool:
