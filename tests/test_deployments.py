@@ -433,7 +433,9 @@ def test_the_schedule_starts_a_build_which_starts_one_training(prefect: Prefect)
     [build] = prefect.wait("the scheduled build ends", lambda: ended("build-dataset/nightly", 1), 300)
     assert build["state"]["type"] == "COMPLETED", prefect.logs()
     assert build["auto_scheduled"]
-    assert due <= datetime.fromisoformat(build["expected_start_time"]) <= datetime.fromisoformat(build["start_time"])
+    # A worker takes a run a little before it is due.
+    assert due <= datetime.fromisoformat(build["expected_start_time"])
+    assert datetime.fromisoformat(build["start_time"]) > due - timedelta(seconds=20)
     published = open_run(prefect.home / "workspace")
     assert published.manifest["settings"] == BuildSettings.model_validate(SETTINGS).model_dump(mode="json")
 
