@@ -67,6 +67,11 @@ class ClusterSettings(Settings):
     item_seconds: Annotated[float, Field(gt=0)] = 1800
     """A task that runs for longer is given up: a film, a shard, or the headers of a hundred files."""
 
+    @property
+    def local_workers(self) -> int:
+        """Workers of a cluster on this machine."""
+        return self.workers or cores()
+
     @model_validator(mode="after")
     def _one_place(self) -> Self:
         if self.address is not None and (self.manager or self.most_workers):
@@ -97,7 +102,7 @@ def worker_memory(settings: ClusterSettings) -> int:
 
     if settings.memory_gb is not None:
         return int(settings.memory_gb * 1e9)
-    return MEMORY_LIMIT // (settings.most_workers or settings.workers or cores())
+    return MEMORY_LIMIT // (settings.most_workers or settings.local_workers)
 
 
 @contextmanager
@@ -176,7 +181,7 @@ def _local(settings: ClusterSettings) -> "LocalCluster":
     resource_tracker.ensure_running()
     with deaf_children(signal.SIGINT):
         return LocalCluster(
-            n_workers=settings.workers or cores(),
+            n_workers=settings.local_workers,
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",

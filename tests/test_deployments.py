@@ -377,6 +377,7 @@ def test_a_run_on_demand_publishes_and_listens_on_the_loopback_interface_alone(
     assert float(metrics.partition(films)[2].split()[0]) >= published.manifest["counts"]["scans"]
     # --watch shows the log beside the events.
     assert "Finished in state Completed" in (prefect.home / "good.log").read_text()
+    assert "report: " in (prefect.home / "good.log").read_text()
 
     assert {address.rpartition(":")[0] for address in listening} == {"127.0.0.1"}, listening
     seen = " ".join(listening.values())

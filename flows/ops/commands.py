@@ -58,13 +58,11 @@ def up(
 
 
 def _up(installation: "Installation", job: JobSettings, content: dict[str, Any]) -> None:
-    from flows.clusters import cores
     from flows.ops import prefect_profile, supervision
     from flows.ops.registration import end_lost_runs
     from flows.ops.services import SERVER, busy_ports, own_cluster, scheduler_address, services
 
-    workers = job.cluster.workers or cores()
-    wanted = services(installation, job.ops, job.cluster, workers)
+    wanted = services(installation, job.ops, job.cluster)
     asked = {
         "job": job.model_dump(mode="json", include={"ops", "cluster"}),
         "services": [service.name for service in wanted],

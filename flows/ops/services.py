@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from flows.clusters import WORKER_ENVIRONMENT, ClusterSettings, cores, worker_memory
+from flows.clusters import WORKER_ENVIRONMENT, ClusterSettings, worker_memory
 from flows.ops.installation import Installation
 from flows.ops.ops_settings import OpsSettings
 from flows.ops.registration import ETL_POOL, TRAIN_POOL
@@ -43,8 +43,8 @@ def scheduler_address(ops: OpsSettings) -> str:
     return f"tls://127.0.0.1:{ops.scheduler_port}"
 
 
-def services(installation: Installation, ops: OpsSettings, cluster: ClusterSettings, workers: int) -> list[Service]:
-    """In the order in which they are started; `workers` is the number of Dask's, if there is an own cluster."""
+def services(installation: Installation, ops: OpsSettings, cluster: ClusterSettings) -> list[Service]:
+    """In the order in which they are started."""
 
     def python(*words: object) -> list[str]:
         return [sys.executable, "-m", *map(str, words)]
@@ -81,7 +81,7 @@ def services(installation: Installation, ops: OpsSettings, cluster: ClusterSetti
                 python(
                     "distributed.cli.dask_worker",
                     *(scheduler_address(ops), "--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0"),
-                    *("--nworkers", workers, "--nthreads", 1, "--local-directory", "dask"),
+                    *("--nworkers", cluster.local_workers, "--nthreads", 1, "--local-directory", "dask"),
                     *("--memory-limit", worker_memory(cluster)),
                 ),
                 # Of these alone: a training takes all cores.
@@ -117,7 +117,7 @@ def healths(
         f"worker-{TRAIN_POOL}": lambda: _worker(installation, ops, TRAIN_POOL),
         METRICS: lambda: _answers(f"http://127.0.0.1:{ops.metrics_port}/metrics"),
         SCHEDULER: lambda: _scheduler(installation, ops),
-        WORKERS: lambda: _dask_workers(ops, cluster.workers or cores()),
+        WORKERS: lambda: _dask_workers(ops, cluster.local_workers),
     }
     addresses = {
         SERVER: f"http://127.0.0.1:{ops.server_port}",
